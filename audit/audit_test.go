@@ -1,0 +1,124 @@
+package audit
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"testing/synctest"
+)
+
+func TestEveryEventIsOneLine(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "audit.log")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var mu sync.Mutex
+	heard := 0
+	l := New(f, func(Event) { mu.Lock(); heard++; mu.Unlock() })
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			for range 50 {
+				l.Write(Event{Method: "GET", Host: "api.example.com", Path: "/a\nb", Decision: "inject"})
+			}
+		})
+	}
+	wg.Wait()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	in, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	lines := 0
+	for s := bufio.NewScanner(in); s.Scan(); lines++ {
+		var e Event
+		if err := json.Unmarshal(s.Bytes(), &e); err != nil || e.Path != "/a\nb" {
+			t.Fatalf("line %d: %v, path %q", lines, err, e.Path)
+		}
+	}
+	if lines != 1000 || heard != 1000 {
+		t.Errorf("got %d lines and %d heard, want 1000 and 1000", lines, heard)
+	}
+}
+
+// flaky fails until it is mended.
+type flaky struct {
+	mu     sync.Mutex
+	broken bool
+	got    []byte
+}
+
+func (f *flaky) Write(p []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.broken {
+		half := len(p) / 2
+		f.got = append(f.got, p[:half]...)
+		return half, errors.New("disk full")
+	}
+	f.got = append(f.got, p...)
+	return len(p), nil
+}
+
+func TestBrokenWriterIsReportedAndRecovers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := &flaky{broken: true}
+		l := New(w)
+		l.Write(Event{Method: "GET", Host: "a"})
+		synctest.Wait()
+		if l.Err() == nil {
+			t.Error("Err is nil while the writer fails")
+		}
+		w.mu.Lock()
+		w.broken = false
+		w.mu.Unlock()
+		l.Write(Event{Method: "GET", Host: "b"})
+		synctest.Wait()
+		if err := l.Err(); err != nil {
+			t.Errorf("Err is %v after the writer recovered", err)
+		}
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+		var hosts []string
+		for dec := json.NewDecoder(bytes.NewReader(w.got)); dec.More(); {
+			var e Event
+			if err := dec.Decode(&e); err != nil {
+				t.Fatal(err)
+			}
+			hosts = append(hosts, e.Host)
+		}
+		if len(hosts) != 2 || hosts[0] != "a" || hosts[1] != "b" {
+			t.Errorf("got events for %v, want a and b, each whole and once", hosts)
+		}
+	})
+}
+
+func TestWriteAfterCloseDoesNotHang(t *testing.T) {
+	t.Parallel()
+	l := New(&flaky{})
+	_ = l.Close()
+	_ = l.Close()
+	l.Write(Event{})
+}
+
+func TestNilLog(t *testing.T) {
+	t.Parallel()
+	var l *Log
+	l.Write(Event{})
+	if l.Err() != nil || l.Close() != nil {
+		t.Error("a nil Log is broken")
+	}
+}
