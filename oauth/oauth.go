@@ -1,4 +1,7 @@
-// Package oauth is an OAuth 2.0 client: grants, and the token cache with its persistence. It knows no YAML.
+// Package oauth is an OAuth 2.0 client: grants, and the token cache. It knows no YAML and no rules.
+//
+// A [Client] makes one token request at a time and remembers nothing. A [Cache] remembers access tokens, renews
+// them ahead of expiry, and lets any number of callers share one renewal.
 package oauth
 
 import (
@@ -7,15 +10,10 @@ import (
 	"github.com/credproxy/credproxy/secrets"
 )
 
-// A Token is an access token (RFC 6749 section 5.1). A zero Expiry means that it does not expire.
+// A Token is an access token (RFC 6749 section 5.1). A zero Expiry means that it does not expire; any other
+// Expiry is wall clock time, so that a computer's sleep counts.
 type Token struct {
 	Access secrets.Value
 	Type   string
 	Expiry time.Time
 }
-
-// A Cache keeps tokens until shortly before they expire. It outlives rule reloads.
-type Cache struct{}
-
-// NewCache returns an empty Cache.
-func NewCache() *Cache { return &Cache{} }
