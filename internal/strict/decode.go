@@ -66,6 +66,11 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, path string) {
 		v.Set(reflect.ValueOf(*n))
 		return
 	}
+	if _, ok := v.Addr().Interface().(oneOrMany); ok && n.Kind != yaml.SequenceNode {
+		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+		d.value(n, v.Index(0), path)
+		return
+	}
 	if v.Kind() == reflect.Pointer {
 		v.Set(reflect.New(v.Type().Elem()))
 		d.value(n, v.Elem(), path)
@@ -141,7 +146,7 @@ func (d *decoder) pairs(n *yaml.Node, path string) []pair {
 		case k.Kind != yaml.ScalarNode:
 			d.fail(k, path, "a field's name must be a plain word, not %s", kindOf(k))
 		case lines[k.Value] != 0:
-			d.fail(k, path, "duplicate field%s (first on line %d)", d.quoted(k.Value, nil, v), lines[k.Value])
+			d.fail(k, path, "duplicate field%s (first on line %d)", d.quoted(k, nil, v), lines[k.Value])
 		default:
 			lines[k.Value] = max(k.Line, 1)
 			out = append(out, pair{k.Value, k, v})
@@ -151,15 +156,20 @@ func (d *decoder) pairs(n *yaml.Node, path string) []pair {
 }
 
 // Only what cannot be a secret: letters, and short.
-var harmless = regexp.MustCompile(`^[a-z][a-z_-]{0,23}$`)
+var harmlessName = regexp.MustCompile(`^[a-z][a-z_-]{0,23}$`)
+
+// Harmless reports whether key looks like a field's name with a value, and not like a secret that stands where a
+// name belongs.
+func Harmless(key, value *yaml.Node) bool {
+	return key.Kind == yaml.ScalarNode && harmlessName.MatchString(key.Value) && !isNull(value)
+}
 
 // quoted is ` "name"`, or nothing if a field's name could be a secret that stands where a name belongs.
-func (d *decoder) quoted(name string, known []string, value *yaml.Node) string {
-	if d.secretive && !slices.Contains(known, name) && Nearest(name, known) == "" &&
-		(value.Tag == "!!null" || !harmless.MatchString(name)) {
+func (d *decoder) quoted(key *yaml.Node, known []string, value *yaml.Node) string {
+	if d.secretive && Nearest(key.Value, known) == "" && !Harmless(key, value) {
 		return ""
 	}
-	return " " + strconv.Quote(name)
+	return " " + strconv.Quote(key.Value)
 }
 
 func (d *decoder) structure(n *yaml.Node, v reflect.Value, path string) {
@@ -196,12 +206,19 @@ func (d *decoder) unknown(p pair, known []string, path string) {
 	if near := Nearest(p.name, known); near != "" {
 		tail = " (did you mean " + strconv.Quote(near) + "?)"
 	}
-	d.fail(p.key, path, "unknown field%s%s", d.quoted(p.name, known, p.value), tail)
+	d.fail(p.key, path, "unknown field%s%s", d.quoted(p.key, known, p.value), tail)
 }
 
 func (d *decoder) field(n *yaml.Node, v reflect.Value, f field, path string) {
+	if isNull(n) && f.null {
+		return
+	}
 	if isNull(n) && v.Kind() != reflect.Interface || f.need && n.Kind == yaml.ScalarNode && n.Value == "" {
 		d.fail(n, path, "field %q is empty", f.name)
+		return
+	}
+	if n.Kind == yaml.SequenceNode && len(n.Content) == 0 && (f.need || f.some) {
+		d.fail(n, path, "%s is an empty list", f.name)
 		return
 	}
 	before := len(d.errs)
@@ -241,7 +258,7 @@ func (d *decoder) mapping(n *yaml.Node, v reflect.Value, path string) {
 	for _, p := range d.pairs(n, path) {
 		item := reflect.New(v.Type().Elem()).Elem()
 		at := path
-		if q := d.quoted(p.name, nil, p.value); q != "" {
+		if q := d.quoted(p.key, nil, p.value); q != "" {
 			at = path + q[1:] + ": "
 		}
 		if isNull(p.value) && item.Kind() != reflect.Interface {
@@ -348,6 +365,8 @@ type field struct {
 	name  string
 	index []int
 	need  bool
+	null  bool
+	some  bool
 	oneof []string
 }
 
@@ -364,7 +383,8 @@ func fieldsOf(t reflect.Type, index []int) []field {
 		case option == "inline":
 			out = append(out, fieldsOf(f.Type, at)...)
 		default:
-			g := field{name: name, index: at, need: f.Tag.Get("need") == "true"}
+			is := func(tag string) bool { return f.Tag.Get(tag) == "true" }
+			g := field{name: name, index: at, need: is("need"), null: is("null"), some: is("some")}
 			if words := f.Tag.Get("oneof"); words != "" {
 				g.oneof = strings.Split(words, "|")
 			}

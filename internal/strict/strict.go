@@ -7,13 +7,15 @@
 //
 //	Name  string `yaml:"name" need:"true"`              // absent or empty is a mistake
 //	In    string `yaml:"in" oneof:"header|query"`       // absent, or one of these words
+//	Paths []string `yaml:"paths" some:"true"`           // absent, or a list that is not empty
+//	Rules []Rule `yaml:"rules" null:"true"`             // "rules:" with nothing after it is as if absent
 //	Limit `yaml:",inline"`                              // the fields of an embedded struct
 //
 // # Types
 //
 // Strings (a plain number counts as its own spelling), booleans, numbers, time.Duration ("10m"), pointers,
-// slices, maps with string keys, structs, any, yaml.Node (kept raw: whoever decodes it checks it), At, and every
-// type with UnmarshalYAML(*yaml.Node) error. An Error or Errors from UnmarshalYAML is taken as it is, another
+// slices, maps with string keys, structs, any, yaml.Node (kept raw: whoever decodes it checks it), At, Many, and
+// every type with UnmarshalYAML(*yaml.Node) error. An Error or Errors from UnmarshalYAML is taken as it is, another
 // error gets the node's position; such errors must not quote values.
 //
 // Anchors, aliases and merge keys are refused: a rules file says what it says where it says it.
@@ -98,6 +100,13 @@ func (a *At[T]) place(n *yaml.Node) any {
 }
 
 type placer interface{ place(n *yaml.Node) any }
+
+// Many is a list that may also be written as its one item, without brackets.
+type Many[T any] []At[T]
+
+func (*Many[T]) oneOrMany() {}
+
+type oneOrMany interface{ oneOrMany() }
 
 // Decode decodes n into v, a pointer to a struct with yaml tags. Fields whose Go type implements yaml.Unmarshaler
 // decode themselves; v itself does not, so that its UnmarshalYAML may call Decode. With secretive set, no error

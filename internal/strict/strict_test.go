@@ -41,18 +41,20 @@ type sample struct {
 	Name      string `yaml:"name" need:"true"`
 	placement `yaml:"-"`
 	Placement `yaml:",inline"`
-	Port      uint16            `yaml:"port"`
-	Scrub     *bool             `yaml:"scrub"`
-	Wait      time.Duration     `yaml:"wait"`
-	Methods   []string          `yaml:"methods"`
-	Nested    *nested           `yaml:"nested"`
-	Extra     map[string]string `yaml:"extra"`
-	Claims    map[string]any    `yaml:"claims"`
-	Raw       yaml.Node         `yaml:"raw"`
-	Even      even              `yaml:"even"`
-	Part      part              `yaml:"part"`
-	Where     strict.At[string] `yaml:"where"`
-	Ratio     float64           `yaml:"ratio"`
+	Port      uint16              `yaml:"port"`
+	Scrub     *bool               `yaml:"scrub"`
+	Wait      time.Duration       `yaml:"wait"`
+	Methods   []string            `yaml:"methods"`
+	Nested    *nested             `yaml:"nested"`
+	Extra     map[string]string   `yaml:"extra"`
+	Claims    map[string]any      `yaml:"claims"`
+	Raw       yaml.Node           `yaml:"raw"`
+	Even      even                `yaml:"even"`
+	Part      part                `yaml:"part"`
+	Where     strict.At[string]   `yaml:"where"`
+	Ratio     float64             `yaml:"ratio"`
+	Hosts     strict.Many[string] `yaml:"hosts" some:"true"`
+	Later     []nested            `yaml:"later" null:"true"`
 	Untagged  string
 }
 
@@ -67,7 +69,7 @@ func TestDecodeFillsEveryKind(t *testing.T) {
 	t.Parallel()
 	const text = "\xef\xbb\xbfname: a\r\nin: query\r\nport: 8443\r\nscrub: false\r\nwait: 10m\r\nmethods: [GET, PUT]\r\n" +
 		"nested: {depth: 1, items: [{depth: 2}]}\r\nextra: {k: 007}\r\nclaims: {n: 1, f: 1.5, b: true, s: x, z: null, l: [1]}\r\n" +
-		"raw: {any: thing}\r\neven: 4\r\npart: {a: x}\r\nwhere: here\r\nratio: 2\r\n"
+		"raw: {any: thing}\r\neven: 4\r\npart: {a: x}\r\nwhere: here\r\nratio: 2\r\nhosts: h\r\nlater:\r\n"
 	var got sample
 	decode(t, text, &got, false)
 	yes := false
@@ -76,6 +78,7 @@ func TestDecodeFillsEveryKind(t *testing.T) {
 		Methods: []string{"GET", "PUT"}, Nested: &nested{1, []nested{{Depth: 2}}}, Extra: map[string]string{"k": "007"},
 		Claims: map[string]any{"n": int64(1), "f": 1.5, "b": true, "s": "x", "z": nil, "l": []any{int64(1)}},
 		Raw:    got.Raw, Even: 4, Part: part{A: "x"}, Where: strict.At[string]{Value: "here", Line: 13, Column: 8}, Ratio: 2,
+		Hosts: strict.Many[string]{{Value: "h", Line: 15, Column: 8}},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -145,6 +148,9 @@ func TestMistakes(t *testing.T) {
 		{"decodes itself through Decode", "name: a\npart: {aa: 1}", "2:7: missing field \"a\"\n2:8: unknown field \"aa\" (known: a, b)", false},
 		{"nested list", "name: a\nnested: {items: [{depth: x}, {dept: 1}]}",
 			"2:26: nested: items[0]: depth: want a whole number, not a string\n2:31: nested: items[1]: unknown field \"dept\" (did you mean \"depth\"?)", false},
+		{"empty list where some are needed", "name: a\nhosts: []\nlater:", `2:8: hosts is an empty list`, false},
+		{"one or many, wrong", "name: a\nhosts: {a: b}", `2:8: hosts: want a string, not a mapping`, false},
+		{"one of many wrong", "name: a\nhosts: [a, true]", `2:12: hosts[1]: want a string, not true or false (put it in quotes)`, false},
 		{"anchor", "name: &a b", `1:7: name: anchors and aliases are not supported; write the value out`, false},
 		{"alias", "name: &a b\nwhere: *a",
 			"1:7: name: anchors and aliases are not supported; write the value out\n2:8: where: anchors and aliases are not supported; write the value out", false},
@@ -156,9 +162,9 @@ func TestMistakes(t *testing.T) {
 		{"all at once, in order", "prt: 1\nmethods: 3\nin: x",
 			"1:1: unknown field \"prt\" (did you mean \"port\"?)\n1:1: missing field \"name\"\n2:10: methods: want a list, not a number\n3:5: in must be \"header\", \"query\" or \"cookie\"", false},
 		{"secretive: near field", "nmae: hunter2", "1:1: unknown field \"nmae\" (did you mean \"name\"?)\n1:1: missing field \"name\"", true},
-		{"secretive: far field with a harmless name", "name: a\nfoo: 1", `2:1: unknown field "foo" (known: name, in, port, scrub, wait, methods, nested, extra, claims, raw, even, part, where, ratio)`, true},
-		{"secretive: value in the place of a field", "{name: a, sk_live_4242: }", `1:11: unknown field (known: name, in, port, scrub, wait, methods, nested, extra, claims, raw, even, part, where, ratio)`, true},
-		{"secretive: word in the place of a field", "{name: a, hunter}", `1:11: unknown field (known: name, in, port, scrub, wait, methods, nested, extra, claims, raw, even, part, where, ratio)`, true},
+		{"secretive: far field with a harmless name", "name: a\nfoo: 1", `2:1: unknown field "foo" (known: name, in, port, scrub, wait, methods, nested, extra, claims, raw, even, part, where, ratio, hosts, later)`, true},
+		{"secretive: value in the place of a field", "{name: a, sk_live_4242: }", `1:11: unknown field (known: name, in, port, scrub, wait, methods, nested, extra, claims, raw, even, part, where, ratio, hosts, later)`, true},
+		{"secretive: word in the place of a field", "{name: a, hunter}", `1:11: unknown field (known: name, in, port, scrub, wait, methods, nested, extra, claims, raw, even, part, where, ratio, hosts, later)`, true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
