@@ -2,32 +2,156 @@ package secrets
 
 import (
 	"context"
+	"errors"
+	"path/filepath"
+	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/singleflight"
 )
 
-// A Store is the keyring behind keyring: references. Each operation runs in a short-lived helper process.
-type Store struct{}
+const (
+	backgroundLimit  = 5 * time.Second   // nobody is there to answer a dialog
+	interactiveLimit = 120 * time.Second // somebody may be typing a password
+	pauseAfterSilent = 30 * time.Second
+)
+
+// A Store is the keyring behind keyring: references. Each operation runs in a short-lived helper process, so that
+// a keyring that hangs or crashes harms nobody. A Store is safe for concurrent use, by several processes too.
+type Store struct {
+	state          string
+	generationPath string
+	backend        *backend
+	interactive    bool
+	limit          time.Duration
+	lockWait       time.Duration
+	pause          time.Duration
+	bus            busAddress
+
+	unlocking singleflight.Group
+
+	mu     sync.Mutex
+	key    []byte // of the file backend
+	silent silence
+}
 
 // StoreConfig says which keyring, and where credproxy's own files are.
 type StoreConfig struct {
 	State   string // folder for locks, the generation file and the file backend
 	Backend string // file, secret-service, pass, keychain, wincred, kwallet; "": the one written down in State, else the platform's
+
+	// Interactive says that a person is there to answer a dialog or to type a passphrase: operations may take 120 s
+	// instead of 5 s.
+	Interactive bool
 }
 
-// OpenStore chooses the backend. It does not touch the keyring.
-func OpenStore(cfg StoreConfig) (*Store, error) { panic("stub") }
+// OpenStore chooses the backend. It does not touch the keyring. It makes the State folder, and the first time on
+// Linux it asks the session bus whether there is a secret service.
+func OpenStore(cfg StoreConfig) (*Store, error) {
+	if cfg.State == "" {
+		return nil, &Error{Op: "open", Kind: ErrUnavailable, Why: "no state folder was given", Next: "credproxy … --state DIR"}
+	}
+	state, err := filepath.Abs(cfg.State)
+	if err != nil {
+		return nil, &Error{Op: "open", Kind: ErrUnavailable, Why: err.Error()}
+	}
+	s := &Store{
+		state:          state,
+		generationPath: filepath.Join(state, "generation"),
+		interactive:    cfg.Interactive,
+		limit:          backgroundLimit,
+		lockWait:       lockWait,
+		pause:          pauseAfterSilent,
+		bus:            sessionBus(),
+	}
+	if cfg.Interactive {
+		s.limit = interactiveLimit
+	}
+	if err := privateFolder(state); err != nil {
+		return nil, asError("open", Ref{}, s.stateError(err))
+	}
+	if s.backend, err = s.chooseBackend(cfg.Backend); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
 
 // Backend is the backend's name.
-func (s *Store) Backend() string { panic("stub") }
+func (s *Store) Backend() string { return s.backend.name }
 
-// Set stores v under name and verifies it by reading it back.
-func (s *Store) Set(ctx context.Context, name string, v Value) error { panic("stub") }
+// Set stores v under name and verifies it by reading it back. What Rotate kept beside the old value is gone.
+func (s *Store) Set(ctx context.Context, name string, v Value) error {
+	ref := Ref{Scheme: "keyring", Name: name}
+	if err := checkName(name); err != nil {
+		return &Error{Op: "set", Kind: ErrInvalid, Why: err.Error(), Next: "credproxy secret set NAME"}
+	}
+	if err := CheckStorable(v); err != nil {
+		return asError("set", ref, err)
+	}
+	if err := s.set(ctx, name, v); err != nil {
+		return withNext(asError("set", ref, err), ref)
+	}
+	return nil
+}
+
+func (s *Store) set(ctx context.Context, name string, v Value) error {
+	unlock, err := s.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	now := wall()
+	item := envelope{Value: v.Reveal(), Created: now, Updated: now}
+	old, err := s.read(ctx, name)
+	switch {
+	case err == nil && !old.Created.IsZero():
+		item.Created = old.Created
+	case err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrCorrupt):
+		return err
+	}
+	if err := s.write(ctx, name, item); err != nil {
+		return err
+	}
+	return s.bump()
+}
 
 // Remove removes name; ErrNotFound on every backend if it is absent.
-func (s *Store) Remove(ctx context.Context, name string) error { panic("stub") }
+func (s *Store) Remove(ctx context.Context, name string) error {
+	ref := Ref{Scheme: "keyring", Name: name}
+	if err := checkName(name); err != nil {
+		return &Error{Op: "rm", Kind: ErrInvalid, Why: err.Error(), Next: "credproxy secret list"}
+	}
+	if err := s.remove(ctx, name); err != nil {
+		e := asError("rm", ref, err)
+		if e.Next == "" && e.Kind == ErrNotFound {
+			e.Next = "credproxy secret list"
+		}
+		return e
+	}
+	return nil
+}
 
-// List returns what is stored, by name.
-func (s *Store) List(ctx context.Context) ([]Info, error) { panic("stub") }
+func (s *Store) remove(ctx context.Context, name string) error {
+	unlock, err := s.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if _, err := s.call(ctx, request{Op: "remove", Item: name}); err != nil {
+		return err
+	}
+	return s.bump()
+}
+
+// List returns what is stored, by name. It reads no values.
+func (s *Store) List(ctx context.Context) ([]Info, error) {
+	rep, err := s.call(ctx, request{Op: "list"})
+	if err != nil {
+		return nil, asError("list", Ref{}, err)
+	}
+	return rep.Items, nil
+}
 
 // Info describes a stored secret without its value.
 type Info struct {
@@ -35,6 +159,45 @@ type Info struct {
 	Updated time.Time `json:"updated,omitzero"` // zero if the backend cannot tell
 }
 
-// RunHelper serves one keyring operation if this process was started as the helper; then ok is true and the
-// process must exit with code. Call it first thing in main and in TestMain.
-func RunHelper() (code int, ok bool) { return 0, false }
+// Unlock makes the file backend ready, so that a wrong or missing passphrase shows at once and not at the first
+// request. If the Store is Interactive it may ask for the passphrase on the terminal. It does nothing for other
+// backends and for a keyring that does not exist yet.
+func (s *Store) Unlock(ctx context.Context) error {
+	if s.backend.name != "file" || !s.fileKeyringExists() {
+		return nil
+	}
+	if _, err := s.call(ctx, request{Op: "verify"}); err != nil {
+		return asError("unlock", Ref{}, err)
+	}
+	return nil
+}
+
+// read returns an item as it is in the keyring now.
+func (s *Store) read(ctx context.Context, item string) (envelope, error) {
+	rep, err := s.call(ctx, request{Op: "get", Item: item})
+	if err != nil {
+		return envelope{}, err
+	}
+	return decodeEnvelope(rep.Data)
+}
+
+// write stores an item; the helper reads it back. The caller holds the item's lock.
+func (s *Store) write(ctx context.Context, item string, e envelope) error {
+	data, err := e.encode()
+	if err != nil {
+		return &Error{Kind: ErrInvalid, Why: "it cannot be encoded"}
+	}
+	limit := s.backend.limit
+	if limit > 0 && len(data) > limit && e.Previous != "" {
+		e.Previous = "" // a convenience, and here there is no room for it
+		if data, err = e.encode(); err != nil {
+			return &Error{Kind: ErrInvalid, Why: "it cannot be encoded"}
+		}
+	}
+	if limit > 0 && len(data) > limit {
+		return &Error{Kind: ErrTooLarge, Why: "the Windows Credential Manager has no room for it",
+			Next: "CREDPROXY_BACKEND=file credproxy secret set " + strings.TrimPrefix(item, "_")}
+	}
+	_, err = s.call(ctx, request{Op: "set", Item: item, Data: data})
+	return err
+}
