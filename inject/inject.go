@@ -1,13 +1,34 @@
 // Package inject turns secrets into credentials on requests: one file per credential type, one table.
+//
+// A new type is a file with its settings (a struct with yaml tags, see package strict) and a build function, a line
+// in the table below, a section in docs/credentials.md and an example in rules.example.yaml. Strict decoding, the
+// list of references and the errors' positions come with typ.
 package inject
 
 import (
+	"errors"
+	"maps"
 	"net/http"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
 
+	"github.com/credproxy/credproxy/internal/strict"
 	"github.com/credproxy/credproxy/oauth"
 	"github.com/credproxy/credproxy/secrets"
 	"gopkg.in/yaml.v3"
 )
+
+// types is every credential type.
+var types = map[string]maker{
+	"api_key":                   typ(newAPIKey),
+	"basic":                     typ(newBasic),
+	"bearer":                    typ(newBearer),
+	"oauth2_client_credentials": typ(newClientCredentials),
+	"oauth2_refresh_token":      typ(newRefreshToken),
+}
 
 // Env is all that a credential may use from outside.
 type Env struct {
@@ -26,7 +47,8 @@ type Credential interface {
 	// them and so that Reject can be told which were refused. After an error req must not be sent.
 	Apply(req *http.Request) (used []secrets.Value, err error)
 
-	// Reject says that the upstream answered 401 to used: the next Apply uses fresh values if there are any.
+	// Reject says that the upstream answered 401 to used, as Apply returned it: the next Apply uses fresh values
+	// if there are any.
 	Reject(used []secrets.Value)
 
 	// Targets says where Apply writes, and what, with references in place of values.
@@ -44,11 +66,147 @@ type Target struct {
 }
 
 // Present reports whether req already carries something at t.
-func (t Target) Present(req *http.Request) bool { panic("stub") }
+func (t Target) Present(req *http.Request) bool {
+	p, ok := places[t.In]
+	return ok && p.has(req, t.Name)
+}
 
-// New builds the credentials that n, the value of a rule's inject field, describes: a mapping is one, a list several.
-// The error, if any, is a strict.Errors with every mistake and its position.
-func New(n *yaml.Node, env Env) ([]Credential, error) { panic("stub") }
+// same reports whether t and o are one place.
+func (t Target) same(o Target) bool {
+	return t.In == o.In && (t.Name == o.Name || t.In == "header" && sameHeader(t.Name, o.Name))
+}
 
 // Types lists the names of all credential types, sorted.
-func Types() []string { panic("stub") }
+func Types() []string { return slices.Sorted(maps.Keys(types)) }
+
+// New builds the credentials that n, the value of a rule's inject field, describes: a mapping is one, a list several.
+// It does no I/O. The error, if any, is a strict.Errors with every mistake and its position.
+func New(n *yaml.Node, env Env) ([]Credential, error) {
+	entries := []*yaml.Node{n}
+	if n.Kind == yaml.SequenceNode {
+		entries = n.Content
+		if len(entries) == 0 {
+			return nil, strict.Errors{strict.Errorf(n, "the list is empty")}
+		}
+	}
+	var errs strict.Errors
+	var creds []Credential
+	var where []*yaml.Node
+	for _, entry := range entries {
+		c, mistakes := one(entry, env)
+		errs = append(errs, mistakes...)
+		if c == nil {
+			continue
+		}
+		for i, before := range creds {
+			errs = append(errs, clash(entry, c, where[i], before)...)
+		}
+		creds, where = append(creds, c), append(where, entry)
+	}
+	if err := errs.Err(); err != nil {
+		return nil, err
+	}
+	return creds, nil
+}
+
+// clash is a mistake for each place that two entries of one rule write.
+func clash(n *yaml.Node, c Credential, first *yaml.Node, before Credential) (errs strict.Errors) {
+	for _, t := range c.Targets() {
+		if slices.ContainsFunc(before.Targets(), t.same) {
+			errs = append(errs, strict.Errorf(n, "writes the same %s as the entry on line %d", t.In, first.Line))
+		}
+	}
+	return errs
+}
+
+// Only what cannot be a secret is repeated.
+var harmless = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,27}$`)
+
+// one builds the credential of one entry.
+func one(n *yaml.Node, env Env) (Credential, strict.Errors) {
+	if n.Kind != yaml.MappingNode || n.Anchor != "" {
+		return nil, strict.Errors{strict.Errorf(n, "want a mapping with a type, such as {type: bearer, token: keyring:NAME}, or a list of them")}
+	}
+	known := " (known: " + strings.Join(Types(), ", ") + ")"
+	t := field(n, "type")
+	if t == nil {
+		return nil, strict.Errors{strict.Errorf(n, "missing field %q%s", "type", known)}
+	}
+	build, ok := types[t.Value]
+	if !ok || t.Kind != yaml.ScalarNode {
+		quoted := ""
+		if harmless.MatchString(t.Value) {
+			quoted = " " + strconv.Quote(t.Value)
+		}
+		if near := strict.Nearest(t.Value, Types()); near != "" {
+			known = " (did you mean " + strconv.Quote(near) + "?)"
+		}
+		return nil, strict.Errors{strict.Errorf(t, "unknown type%s%s", quoted, known)}
+	}
+	return build(n, env)
+}
+
+// field is the value of a mapping's field, or nil.
+func field(n *yaml.Node, name string) *yaml.Node {
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == name {
+			return n.Content[i+1]
+		}
+	}
+	return nil
+}
+
+// A maker builds the credential of one entry.
+type maker func(n *yaml.Node, env Env) (Credential, strict.Errors)
+
+// A method is what is special about one type.
+type method interface {
+	Apply(req *http.Request) (used []secrets.Value, err error)
+	Reject(used []secrets.Value)
+	Targets() []Target
+}
+
+// typ makes a table entry of the function that builds a credential from its settings C. build also reports what is
+// wrong with the settings beyond their form; a field that could not be decoded is zero and was reported already.
+func typ[C any](build func(settings C, at *yaml.Node, env Env) (method, strict.Errors)) maker {
+	return func(n *yaml.Node, env Env) (Credential, strict.Errors) {
+		var entry struct {
+			Type     string `yaml:"type"`
+			Settings C      `yaml:",inline"`
+		}
+		var errs strict.Errors
+		if err := strict.Decode(n, &entry, true); err != nil && !errors.As(err, &errs) {
+			errs = strict.Errors{strict.Errorf(n, "cannot be read")}
+		}
+		m, more := build(entry.Settings, n, env)
+		if errs = append(errs, more...); len(errs) > 0 {
+			return nil, errs
+		}
+		return &credential{m, entry.Type, refsIn(reflect.ValueOf(entry.Settings), nil)}, nil
+	}
+}
+
+// A credential is a method with what all types have in common.
+type credential struct {
+	method
+	typ  string
+	refs []secrets.Ref
+}
+
+func (c *credential) Type() string        { return c.typ }
+func (c *credential) Refs() []secrets.Ref { return slices.Clone(c.refs) }
+
+// refsIn collects the references in the fields of v, each once.
+func refsIn(v reflect.Value, refs []secrets.Ref) []secrets.Ref {
+	switch {
+	case v.Type() == reflect.TypeFor[secrets.Ref]():
+		if r, ok := v.Interface().(secrets.Ref); ok && !r.IsZero() && !slices.Contains(refs, r) {
+			refs = append(refs, r)
+		}
+	case v.Kind() == reflect.Struct:
+		for i := range v.NumField() {
+			refs = refsIn(v.Field(i), refs)
+		}
+	}
+	return refs
+}

@@ -14,9 +14,9 @@ import (
 const (
 	maxKeys = 4096
 
-	// A renewal is a token request (15 s) and, where the refresh token rotates, the wait for another process and
-	// several keyring operations. Each has a bound of its own; this one is for what has none.
-	renewalTimeout = time.Minute
+	// A renewal is a token request (15 s), and before it keyring operations for which a person may have to unlock
+	// the keyring (2 min). Each has a bound of its own; this one is for what has none.
+	renewalTimeout = 3 * time.Minute
 
 	firstBackoff   = time.Second
 	maxBackoff     = time.Minute

@@ -117,8 +117,8 @@ func TestTokenAnswers(t *testing.T) {
 		next     string
 	}{
 		{"plain", answeringJSON(200, `{"access_token":"abc","token_type":"Bearer","expires_in":3600}`), time.Hour, ""},
-		{"rotated", answeringJSON(200, `{"access_token":"abc","token_type":"bearer","expires_in":3600,"refresh_token":"` + newRefresh + `"}`), time.Hour, newRefresh},
-		{"same refresh token", answeringJSON(200, `{"access_token":"abc","token_type":"bearer","refresh_token":"` + oldRefresh + `"}`), 0, ""},
+		{"rotated", answeringJSON(200, `{"access_token":"abc","token_type":"bearer","expires_in":3600,"refresh_token":"`+newRefresh+`"}`), time.Hour, newRefresh},
+		{"same refresh token", answeringJSON(200, `{"access_token":"abc","token_type":"bearer","refresh_token":"`+oldRefresh+`"}`), 0, ""},
 		{"expires_in as a string", answeringJSON(200, `{"access_token":"abc","token_type":"BEARER","expires_in":"3600"}`), time.Hour, ""},
 		{"expires_in with a fraction", answeringJSON(200, `{"access_token":"abc","token_type":"Bearer","expires_in":3.6e3}`), time.Hour, ""},
 		{"expires_in null", answeringJSON(200, `{"access_token":"abc","token_type":"Bearer","expires_in":null}`), 0, ""},

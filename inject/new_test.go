@@ -1,0 +1,157 @@
+package inject_test
+
+import (
+	"errors"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/credproxy/credproxy/inject"
+	"github.com/credproxy/credproxy/internal/strict"
+	"gopkg.in/yaml.v3"
+)
+
+func TestNewMistakes(t *testing.T) {
+	t.Parallel()
+	const known = "(known: api_key, basic, bearer, oauth2_client_credentials, oauth2_refresh_token)"
+	tests := []struct {
+		name, inject string
+		want         []string
+	}{
+		{"not a mapping", "bearer", []string{"1:1: want a mapping with a type, such as {type: bearer, token: keyring:NAME}, or a list of them"}},
+		{"empty list", "[]", []string{"1:1: the list is empty"}},
+		{"list in a list", "[[]]", []string{"1:2: want a mapping with a type, such as {type: bearer, token: keyring:NAME}, or a list of them"}},
+		{"no type", "{token: keyring:a}", []string{`1:1: missing field "type" ` + known}},
+		{"unknown type", "{type: kerberos}", []string{`1:8: unknown type "kerberos" ` + known}},
+		{"misspelt type", "{type: bearrer, token: keyring:a}", []string{`1:8: unknown type "bearrer" (did you mean "bearer"?)`}},
+		{"a secret for a type", "{type: SK-live-0123456789}", []string{"1:8: unknown type " + known}},
+		{"type is a list", "{type: [bearer]}", []string{"1:8: unknown type " + known}},
+		{"type twice", "{type: bearer, type: bearer, token: keyring:a}", []string{`1:16: duplicate field "type" (first on line 1)`}},
+		{"unknown field", "{type: api_key, nmae: X, value: keyring:a}", []string{`1:1: missing field "name"`, `1:17: unknown field "nmae" (did you mean "name"?)`}},
+		{"nothing but the type", "{type: api_key}", []string{`1:1: missing field "name"`, `1:1: missing field "value"`}},
+		{"in", "{type: api_key, in: haeder, name: X, value: keyring:a}", []string{`1:21: in must be "header", "query" or "cookie" (did you mean "header"?)`}},
+		{"all at once", "- {type: bearer}\n- {type: api_key, name: Host, value: keyring:a}\n- {type: nope}", []string{
+			`1:3: missing field "token"`,
+			`2:25: name: is a header that the proxy itself writes`,
+			`3:10: unknown type "nope" ` + known,
+		}},
+		{"header name", "{type: api_key, name: 'X Key', value: keyring:a}", []string{"1:23: name: is not a header name (RFC 9110 section 5.1)"}},
+		{"framing header, disguised", "{type: api_key, name: transfer_ENCODING, value: keyring:a}", []string{"1:23: name: is a header that the proxy itself writes"}},
+		{"proxy header", "{type: api_key, name: Proxy-Authorization, value: keyring:a}", []string{"1:23: name: is a header that the proxy itself writes"}},
+		{"cookie name", "{type: api_key, in: cookie, name: a=b, value: keyring:a}", []string{"1:35: name: is not a cookie name (RFC 6265 section 4.1.1)"}},
+		{"query name", `{type: api_key, in: query, name: "a\nb", value: keyring:a}`, []string{"1:34: name: is not usable as a parameter's name"}},
+		{"prefix with a line break", `{type: api_key, name: X, prefix: "a\r\nb: ", value: keyring:a}`, []string{"1:34: prefix: has characters that a header cannot carry"}},
+		{"prefix of a cookie with a space", `{type: api_key, in: cookie, name: x, prefix: "a ", value: keyring:a}`, []string{"1:46: prefix: has characters that a cookie cannot carry"}},
+		{"prefix without its space", "{type: api_key, name: authorization, prefix: ApiKey , value: keyring:a}", []string{
+			`1:46: prefix: a space is missing between it and the value; write it in quotes: "… "`}},
+		{"same header twice", "- {type: bearer, token: keyring:a}\n- {type: basic, username: u, password: keyring:b}", []string{"2:3: writes the same header as the entry on line 1"}},
+		{"same header, other spelling", "- {type: api_key, name: X-Key, value: keyring:a}\n- {type: api_key, name: x_key, value: keyring:a}", []string{"2:3: writes the same header as the entry on line 1"}},
+		{"same parameter twice", "- {type: api_key, in: query, name: k, value: keyring:a}\n- {type: api_key, in: query, name: k, value: keyring:a}", []string{"2:3: writes the same query as the entry on line 1"}},
+		{"colon in the user name", "{type: basic, username: 'a:b', password: keyring:a}", []string{"1:25: username: it contains a colon, which ends a user name (RFC 7617 section 2)"}},
+		{"user name without a password", "{type: basic, username: me}", []string{`1:1: missing field "password" (only where the username is a reference may it be left out)`}},
+		{"token_url", "{type: oauth2_refresh_token, token_url: 'http://login.example.com/', client_id: a, refresh_token: keyring:a}", []string{
+			"1:41: token_url: want https:// (http:// only to loopback)"}},
+		{"client credentials without a secret", "{type: oauth2_client_credentials, token_url: 'https://x.test/', client_id: a}", []string{`1:1: missing field "client_secret"`}},
+		{"client_auth", "{type: oauth2_refresh_token, token_url: 'https://x.test/', client_id: a, refresh_token: keyring:a, client_auth: body}", []string{
+			`1:113: client_auth must be "basic", "post" or "none"`}},
+		{"client_auth without a secret", "{type: oauth2_refresh_token, token_url: 'https://x.test/', client_id: a, refresh_token: keyring:a, client_auth: post}", []string{
+			"1:113: client_auth: needs a client_secret"}},
+		{"a secret without client_auth", "{type: oauth2_refresh_token, token_url: 'https://x.test/', client_id: a, refresh_token: keyring:a, client_auth: none, client_secret: keyring:b}", []string{
+			"1:134: client_secret: is not used with client_auth none"}},
+		{"scopes as text", "{type: oauth2_client_credentials, token_url: 'https://x.test/', client_id: a, client_secret: keyring:a, scopes: a b}", []string{
+			"1:113: scopes: want a list, not a string"}},
+		{"scopes in one item", "{type: oauth2_client_credentials, token_url: 'https://x.test/', client_id: a, client_secret: keyring:a, scopes: [a b]}", []string{
+			"1:113: scopes: want one scope in each item, without spaces or quotes"}},
+		{"reserved extra", "{type: oauth2_client_credentials, token_url: 'https://x.test/', client_id: a, client_secret: keyring:a, extra: {grant_type: x}}", []string{
+			`1:112: extra: must not set "grant_type"`}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			creds, err := parse(tt.inject, inject.Env{})
+			errs, ok := errors.AsType[strict.Errors](err)
+			if !ok || creds != nil {
+				t.Fatalf("New gave %d credentials and error %v, want a strict.Errors", len(creds), err)
+			}
+			var got []string
+			for _, e := range errs {
+				got = append(got, e.Error())
+			}
+			if !slices.Equal(got, tt.want) {
+				t.Errorf("mistakes\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(tt.want, "\n"))
+			}
+		})
+	}
+}
+
+func TestLiteralSecretsAreNotRepeated(t *testing.T) {
+	t.Parallel()
+	const secret = "sk-Live-0123456789abcdef"
+	for _, text := range []string{
+		"{type: bearer, token: $}",
+		"{type: bearer, $: x}",
+		"{type: $, token: keyring:a}",
+		"{type: api_key, name: X, value: $}",
+		"{type: api_key, name: X, value: keyring:a, in: $}",
+		"{type: api_key, name: X, value: keyring:a, prefix: [$]}",
+		"{type: basic, username: a, password: $}",
+		"{type: basic, username: 'env:$ x', password: keyring:a}",
+		"{type: oauth2_refresh_token, token_url: 'https://x.test/?a#$', client_id: [$], refresh_token: $, client_secret: $, scopes: $, extra: $}",
+		"[$]",
+		"$",
+	} {
+		_, err := parse(strings.ReplaceAll(text, "$", secret), inject.Env{})
+		if err == nil {
+			t.Errorf("%s: no error", text)
+		} else if strings.Contains(err.Error(), secret[3:12]) {
+			t.Errorf("%s: the error repeats the secret: %v", text, err)
+		}
+	}
+}
+
+// TestEveryTypeIsDocumented is what a new type has to satisfy.
+func TestEveryTypeIsDocumented(t *testing.T) {
+	t.Parallel()
+	doc, err := os.ReadFile("../docs/credentials.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	example, err := os.ReadFile("../rules.example.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var file struct {
+		Rules []struct {
+			Name   string
+			Inject yaml.Node
+		}
+	}
+	if err := yaml.Unmarshal(example, &file); err != nil {
+		t.Fatal(err)
+	}
+	shown := map[string]bool{}
+	for _, r := range file.Rules {
+		if r.Inject.Kind == 0 {
+			continue
+		}
+		creds, err := inject.New(&r.Inject, inject.Env{})
+		if err != nil {
+			t.Errorf("rules.example.yaml: %s: %v", r.Name, err)
+		}
+		for _, c := range creds {
+			shown[c.Type()] = true
+		}
+	}
+	if len(inject.Types()) == 0 || !slices.IsSorted(inject.Types()) {
+		t.Errorf("Types() = %v, want a sorted list", inject.Types())
+	}
+	for _, typ := range inject.Types() {
+		if !strings.Contains(string(doc), "\n## "+typ+"\n") {
+			t.Errorf("docs/credentials.md has no section %q", "## "+typ)
+		}
+		if !shown[typ] {
+			t.Errorf("rules.example.yaml has no example of type %s", typ)
+		}
+	}
+}

@@ -1,0 +1,195 @@
+package inject
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"github.com/credproxy/credproxy/internal/strict"
+	"github.com/credproxy/credproxy/oauth"
+	"github.com/credproxy/credproxy/secrets"
+)
+
+// clientSettings are the fields of all OAuth 2.0 types.
+type clientSettings struct {
+	TokenURL     strict.At[string]            `yaml:"token_url" need:"true"`
+	ClientID     string                       `yaml:"client_id" need:"true"`
+	ClientSecret strict.At[secrets.Ref]       `yaml:"client_secret"`
+	ClientAuth   strict.At[string]            `yaml:"client_auth" oneof:"basic|post|none"`
+	Scopes       strict.At[[]string]          `yaml:"scopes"`
+	Audience     string                       `yaml:"audience"`
+	Extra        strict.At[map[string]string] `yaml:"extra"`
+}
+
+// auth is how the client says who it is: if the rule does not say, basic with a secret and none without.
+func (s clientSettings) auth() string {
+	if s.ClientSecret.Line == 0 {
+		return cmp.Or(s.ClientAuth.Value, oauth.AuthNone)
+	}
+	return cmp.Or(s.ClientAuth.Value, oauth.AuthBasic)
+}
+
+func (s clientSettings) check() (errs strict.Errors) {
+	if u := s.TokenURL.Value; u != "" {
+		if err := oauth.CheckURL(u); err != nil {
+			errs = append(errs, s.TokenURL.Errorf("token_url: %s", err))
+		}
+	}
+	switch {
+	case s.ClientAuth.Value == oauth.AuthNone && s.ClientSecret.Line != 0:
+		errs = append(errs, s.ClientSecret.Errorf("client_secret: is not used with client_auth none"))
+	case s.ClientSecret.Line == 0 && (s.ClientAuth.Value == oauth.AuthBasic || s.ClientAuth.Value == oauth.AuthPost):
+		errs = append(errs, s.ClientAuth.Errorf("client_auth: needs a client_secret"))
+	}
+	for _, scope := range s.Scopes.Value {
+		if scope != "" && !isScope(scope) {
+			errs = append(errs, s.Scopes.Errorf("scopes: want one scope in each item, without spaces or quotes"))
+			break
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Extra.Value)) {
+		if slices.Contains(oauth.Reserved(), name) {
+			errs = append(errs, s.Extra.Errorf("extra: must not set %q", name))
+		}
+	}
+	return errs
+}
+
+// isScope reports whether s is a scope-token (RFC 6749 section 3.3).
+func isScope(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' || r == '"' || r == '\\' })
+}
+
+// A grant is a bearer token from a token endpoint.
+type grant struct {
+	env    Env
+	client oauth.Client
+	secret secrets.Ref   // of the client; zero if it has none
+	refs   []secrets.Ref // all that the token is asked for with
+	key    string
+	host   string
+	ask    func(ctx context.Context) (oauth.Token, error)
+	renew  func(ctx context.Context) (oauth.Token, error) // ask, with hints
+
+	failed atomic.Pointer[[]secrets.Value] // what refs were when ask last failed
+}
+
+func (s clientSettings) grant(typ string, env Env, refs ...secrets.Ref) *grant {
+	g := &grant{env: env, secret: s.ClientSecret.Value, refs: refs, client: oauth.Client{
+		HTTP: env.HTTP, TokenURL: s.TokenURL.Value, ID: s.ClientID, Auth: s.auth(),
+		Scopes: s.Scopes.Value, Audience: s.Audience, Extra: s.Extra.Value,
+	}}
+	if !g.secret.IsZero() {
+		g.refs = append(g.refs, g.secret)
+	}
+	if u, err := url.Parse(g.client.TokenURL); err == nil {
+		g.host = u.Host
+	}
+	g.key = fingerprint(typ, g.client, g.refs)
+	g.renew = func(ctx context.Context) (oauth.Token, error) {
+		t, err := g.ask(ctx)
+		return t, g.explain(ctx, err)
+	}
+	return g
+}
+
+// fingerprint names the token: credentials with equal settings share one, and it survives a reload of the rules.
+func fingerprint(typ string, c oauth.Client, refs []secrets.Ref) string {
+	parts := []any{typ, c.TokenURL, c.ID, c.Auth, c.Scopes, c.Audience, c.Extra}
+	for _, r := range refs {
+		parts = append(parts, r.Scheme, r.Name, r.Field, r.TTL, r.Timeout) // r itself does not show all of itself
+	}
+	text, err := json.Marshal(parts)
+	if err != nil {
+		panic(err) // strings, numbers and maps of strings have a JSON form
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:])
+}
+
+func (g *grant) Apply(req *http.Request) ([]secrets.Value, error) {
+	t, err := g.env.Tokens.Token(req.Context(), g.key, g.renew)
+	if err != nil && g.changed(req.Context()) {
+		g.env.Tokens.Retry(g.key)
+		t, err = g.env.Tokens.Token(req.Context(), g.key, g.renew)
+	}
+	if err != nil {
+		return nil, err
+	}
+	setHeader(req, "Authorization", "Bearer "+t.Access.Reveal())
+	return []secrets.Value{t.Access}, nil
+}
+
+func (g *grant) Reject(used []secrets.Value) {
+	for _, v := range used {
+		g.env.Tokens.Reject(g.key, v)
+	}
+}
+
+func (g *grant) Targets() []Target {
+	return []Target{{"header", "Authorization", "Bearer <access token from " + g.host + ">"}}
+}
+
+// clientSecret is the client's secret, empty if it has none.
+func (g *grant) clientSecret(ctx context.Context) (secrets.Value, error) {
+	if g.secret.IsZero() {
+		return secrets.Value{}, nil
+	}
+	return g.env.Secrets.Resolve(ctx, g.secret)
+}
+
+// explain adds to a token endpoint's error what to do, and remembers with which secrets it came about.
+func (g *grant) explain(ctx context.Context, err error) error {
+	refused, ok := errors.AsType[*oauth.Error](err)
+	if !ok {
+		return err
+	}
+	now := g.current(ctx)
+	g.failed.Store(&now)
+	e := *refused
+	switch {
+	case e.Slug() == "token_expired":
+		e.Next = replaceHint(g.refs[0], "a fresh one: this one is expired or revoked")
+	case (e.Code == "invalid_client" || e.Code == "unauthorized_client") && !g.secret.IsZero():
+		// It may be a stale copy of a secret that was changed behind our back.
+		g.env.Secrets.Reject(g.secret, now[len(now)-1])
+		e.Next = replaceHint(g.secret, "or check client_id and client_auth")
+	case e.Status == 0:
+		e.Next = "is " + g.host + " reachable from this machine?"
+	}
+	return &e
+}
+
+// changed reports whether a secret is another than when the renewal failed, so that "secret set" helps at once.
+func (g *grant) changed(ctx context.Context) bool {
+	then := g.failed.Load()
+	if then == nil {
+		return false
+	}
+	for i, v := range g.current(ctx) {
+		if !v.IsZero() && !v.Equal((*then)[i]) {
+			return true
+		}
+	}
+	return false
+}
+
+// current is the value of each of refs, empty where it cannot be had.
+func (g *grant) current(ctx context.Context) []secrets.Value {
+	out := make([]secrets.Value, len(g.refs))
+	for i, r := range g.refs {
+		if v, err := g.env.Secrets.Resolve(ctx, r); err == nil {
+			out[i] = v
+		}
+	}
+	return out
+}

@@ -1,0 +1,33 @@
+package inject
+
+import (
+	"context"
+
+	"github.com/credproxy/credproxy/internal/strict"
+	"github.com/credproxy/credproxy/oauth"
+	"gopkg.in/yaml.v3"
+)
+
+type clientCredentialsSettings struct {
+	clientSettings `yaml:",inline"`
+}
+
+// newClientCredentials is the client credentials grant (RFC 6749 section 4.4). It is for confidential clients only.
+func newClientCredentials(s clientCredentialsSettings, at *yaml.Node, env Env) (method, strict.Errors) {
+	errs := s.check()
+	if s.ClientSecret.Line == 0 {
+		errs = append(errs, strict.Errorf(at, "missing field %q", "client_secret"))
+	}
+	if len(errs) > 0 {
+		return nil, errs
+	}
+	g := s.grant("oauth2_client_credentials", env)
+	g.ask = func(ctx context.Context) (oauth.Token, error) {
+		secret, err := g.clientSecret(ctx)
+		if err != nil {
+			return oauth.Token{}, err
+		}
+		return g.client.ClientCredentials(ctx, secret)
+	}
+	return g, nil
+}
