@@ -1,108 +1,36 @@
 // Package rules is the rules file: loading, matching and deciding. It is pure after loading.
+//
+// # Hosts, schemes and ports
+//
+// A host is exact, or *.domain: any name below domain at any depth, and not domain itself. Names are compared in
+// the one spelling that CanonicalHost gives. A rule without a port matches https on 443 and http on 80; a rule with
+// one matches both schemes on it. A rule with scheme: http matches http only.
+//
+// # Paths
+//
+// The path is split on "/" as it stands in the request and each segment is percent-decoded once, so %2F is part of
+// its segment. In a pattern * is one segment that is not empty and ** is the rest, nothing included, at the end
+// only: /repos/** matches /repos, /repos/ and all below. Comparison is case-sensitive. Empty segments count:
+// /a//b has three. The path of OPTIONS * counts as /*. The query plays no part.
+//
+// Where the decision depends on the path, a path that servers read in more than one way (dot segments in any
+// encoding, backslashes, control characters) is refused with bad_path. A deny rule moreover matches the path as a
+// lenient server reads it: empty segments, path parameters, and dots and spaces at a segment's end left out, and
+// %2F a separator.
 package rules
 
 import (
-	"context"
-	"crypto/x509"
-	"net/http"
-	"time"
-
 	"github.com/credproxy/credproxy/inject"
 	"github.com/credproxy/credproxy/secrets"
 )
 
-// A Set is a loaded rules file. It does not change: a reload makes a new one.
-type Set struct{}
-
-// Load reads the rules file at path. The error, if any, is a *FileError with every mistake.
-func Load(path string, env inject.Env) (*Set, error) { panic("stub") }
-
-// Parse is Load for data that stands, or will stand, at path.
-func Parse(path string, data []byte, env inject.Env) (*Set, error) { panic("stub") }
-
-// A FileError is every mistake of a rules file.
-type FileError struct {
-	Path     string
-	Mistakes []Mistake
+// A Set is a loaded rules file. It does not change: a reload makes a new one. It is safe for concurrent use.
+type Set struct {
+	rules []*rule // in file order
+	index index
+	allow bool // what becomes of a request that no rule matches
+	files []string
 }
-
-// A Mistake is one mistake, with the source line it stands on.
-type Mistake struct {
-	Path   string `json:"path"`
-	Line   int    `json:"line"`
-	Column int    `json:"column"`
-	Text   string `json:"message"`
-	Source string `json:"-"` // the source line; empty under inject, where it could hold a secret
-}
-
-func (e *FileError) Error() string { panic("stub") }
-
-// Slug is rules_invalid.
-func (e *FileError) Slug() string { return "rules_invalid" }
-
-// Hint is the next command to type.
-func (e *FileError) Hint() string { panic("stub") }
-
-// Handling is what becomes of a tunnel.
-type Handling int
-
-const (
-	Refuse    Handling = iota // zero value: nothing passes by accident
-	Tunnel                    // relay bytes, never decrypted
-	Intercept                 // terminate TLS and decide per request
-)
-
-// Connect says what to do with a tunnel to host:port before any request is seen. host is canonical (CanonicalHost).
-func (s *Set) Connect(client, host string, port int) Handling { panic("stub") }
-
-// Decide says what to do with req, whose URL is absolute with a canonical host. Deny rules win; then the first match in file order.
-func (s *Set) Decide(client string, req *http.Request) Decision { panic("stub") }
-
-// Explain is Decide with the reason for every rule that names the host but does not apply.
-func (s *Set) Explain(client string, req *http.Request) (Decision, []Miss) { panic("stub") }
-
-// A Miss is a rule that does not apply to a request, and why.
-type Miss struct {
-	Rule string `json:"rule"`
-	Line int    `json:"line"`
-	Why  string `json:"why"` // such as: method GET is not one of DELETE
-}
-
-// OnExisting says what becomes of a credential that the client sent itself.
-type OnExisting int
-
-const (
-	Replace OnExisting = iota
-	Keep
-	Fail
-)
-
-// A Decision says what to do with one request, and why.
-type Decision struct {
-	Allow      bool
-	Rule       string // name, or empty if none matched
-	Line       int    // where the rule stands
-	Slug       string // why not, if not Allow: denied, no_rule, bad_path
-	Reason     string // for the client and the audit log
-	Inject     []inject.Credential
-	Remove     []string // canonical header names
-	OnExisting OnExisting
-	AllowHTTP  bool // the credential may travel over plain http to any host
-	Scrub      bool
-	TLS        *TLS // nil: the system's roots, no client certificate
-}
-
-// TLS is a rule's tls field: how to verify the upstream, and who to be.
-type TLS struct {
-	ID         string         // equal for equal settings
-	Roots      *x509.CertPool // the system's and the rule's ca; nil: the system's
-	Cert       []byte         // PEM chain; nil: none
-	Key        secrets.Ref
-	ServerName string // verified instead of the host; "": the host
-}
-
-// Refs lists the references that the rules need, each once, in file order.
-func (s *Set) Refs() []secrets.Ref { panic("stub") }
 
 // Rule is one rule as check and explain show it.
 type Rule struct {
@@ -114,34 +42,93 @@ type Rule struct {
 	Deny  string
 }
 
-// Rules lists the rules in file order.
-func (s *Set) Rules() []Rule { panic("stub") }
-
-// CanonicalHost returns the one spelling of a host name or IP literal (IDNA lookup profile, lower case, no trailing
-// dot, IP literals through net/netip without brackets) or an error.
-func CanonicalHost(host string) (string, error) { panic("stub") }
-
-// A Watcher keeps the Set of a rules file up to date.
-type Watcher struct{}
-
-// WatchConfig is what a Watcher needs.
-type WatchConfig struct {
-	Path string
-	Env  inject.Env
-	// Changed is called after each reload, one at a time: with the new Set, or with the error that kept the old one.
-	// A broken file is reported once, until it changes again.
-	Changed func(*Set, error)
-	Poll    time.Duration // backstop for file systems without notification; 0 is 2 s
+// Refs lists the references that the rules need, each once, in file order.
+func (s *Set) Refs() []secrets.Ref {
+	seen := make(map[secrets.Ref]bool)
+	var out []secrets.Ref
+	for _, r := range s.rules {
+		for _, ref := range r.refs() {
+			if !seen[ref] {
+				seen[ref] = true
+				out = append(out, ref)
+			}
+		}
+	}
+	return out
 }
 
-// Watch loads the file and follows it until ctx ends or Close. The first load must succeed.
-func Watch(ctx context.Context, cfg WatchConfig) (*Watcher, error) { panic("stub") }
+// Rules lists the rules in file order.
+func (s *Set) Rules() []Rule {
+	out := make([]Rule, len(s.rules))
+	for i, r := range s.rules {
+		out[i] = Rule{Name: r.name, Line: r.line, Refs: r.refs(), Deny: r.deny}
+		for _, h := range r.hosts {
+			out[i].Hosts = append(out[i].Hosts, h.String())
+		}
+		for _, c := range r.decision.Inject {
+			out[i].Types = append(out[i].Types, c.Type())
+		}
+	}
+	return out
+}
 
-// Current is the Set in force. It is safe for concurrent use and costs one atomic load.
-func (w *Watcher) Current() *Set { panic("stub") }
+// A rule is one rule, ready for matching.
+type rule struct {
+	scope
+	order    int // in the file, from 0
+	name     string
+	line     int
+	deny     string   // the reason, or empty
+	decision Decision // for a request that the rule matches
+	limited  Decision // the same where methods play a part for the host
+}
 
-// Reload reads the file now.
-func (w *Watcher) Reload() { panic("stub") }
+func (r *rule) refs() []secrets.Ref {
+	var out []secrets.Ref
+	for _, c := range r.decision.Inject {
+		out = append(out, c.Refs()...)
+	}
+	if t := r.decision.TLS; t != nil && !t.Key.IsZero() {
+		out = append(out, t.Key)
+	}
+	return out
+}
 
-// Close ends the Watcher and waits for its goroutine.
-func (w *Watcher) Close() { panic("stub") }
+// OnExisting says what becomes of a credential that the client sent itself.
+type OnExisting int
+
+const (
+	// Replace puts the rule's credential in its place.
+	Replace OnExisting = iota
+	// Keep sends the client's own, and not the rule's.
+	Keep
+	// Fail refuses the request.
+	Fail
+)
+
+// A Decision says what to do with one request, and why.
+type Decision struct {
+	Allow  bool
+	Rule   string // name, or empty if none matched
+	Line   int    // where the rule stands; 0 if none matched
+	Slug   string // why not, if not Allow: denied, no_rule, bad_path, or bad_request for a host that is no host name
+	Reason string // for the client and the audit log
+
+	Inject []inject.Credential
+
+	// Remove lists the canonical names of headers that must not be sent: those of the rule, and where a rule for
+	// the host limits methods also the headers with which a request asks for another method than its own. It can
+	// be set although no rule matched.
+	Remove     []string
+	OnExisting OnExisting
+
+	// AllowHTTP says that the credential may travel over plain http to any host. A rule with scheme: https matches
+	// the plain http request as well (on port 80, or on its own port): Allow is true, and the proxy refuses with
+	// plain_http if there is something to inject, AllowHTTP is not set, and the host is not Loopback. Were the
+	// rule not to match, the request would pass without its credential. A rule with scheme: http matches nothing
+	// but plain http, and cannot be loaded without allow_http unless its hosts are Loopback.
+	AllowHTTP bool
+
+	Scrub bool
+	TLS   *TLS // nil: the system's roots, no client certificate
+}

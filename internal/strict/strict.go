@@ -42,7 +42,7 @@ func (e Error) Error() string { return fmt.Sprintf("%d:%d: %s", e.Line, e.Column
 
 // Errorf returns an Error at n.
 func Errorf(n *yaml.Node, format string, args ...any) Error {
-	return Error{Line: max(n.Line, 1), Column: max(n.Column, 1), Text: fmt.Sprintf(format, args...)}
+	return Pos{n.Line, n.Column}.Errorf(format, args...)
 }
 
 // Errors is every mistake of a file, in order of position.
@@ -83,19 +83,22 @@ func (e Errors) Err() error {
 	return e.Sorted()
 }
 
-// At is a value that knows where in the file it stands.
-type At[T any] struct {
-	Value        T
-	Line, Column int // 0: the field is absent
+// A Pos is a place in a file. The zero Pos is that of an absent field.
+type Pos struct{ Line, Column int }
+
+// Errorf returns an Error at p.
+func (p Pos) Errorf(format string, args ...any) Error {
+	return Error{Line: max(p.Line, 1), Column: max(p.Column, 1), Text: fmt.Sprintf(format, args...)}
 }
 
-// Errorf returns an Error at a's place.
-func (a At[T]) Errorf(format string, args ...any) Error {
-	return Error{Line: max(a.Line, 1), Column: max(a.Column, 1), Text: fmt.Sprintf(format, args...)}
+// At is a value that knows where in the file it stands.
+type At[T any] struct {
+	Value T
+	Pos
 }
 
 func (a *At[T]) place(n *yaml.Node) any {
-	a.Line, a.Column = n.Line, n.Column
+	a.Pos = Pos{n.Line, n.Column}
 	return &a.Value
 }
 

@@ -77,8 +77,8 @@ func TestDecodeFillsEveryKind(t *testing.T) {
 		Name: "a", Placement: placement{"query"}, Port: 8443, Scrub: &yes, Wait: 10 * time.Minute,
 		Methods: []string{"GET", "PUT"}, Nested: &nested{1, []nested{{Depth: 2}}}, Extra: map[string]string{"k": "007"},
 		Claims: map[string]any{"n": int64(1), "f": 1.5, "b": true, "s": "x", "z": nil, "l": []any{int64(1)}},
-		Raw:    got.Raw, Even: 4, Part: part{A: "x"}, Where: strict.At[string]{Value: "here", Line: 13, Column: 8}, Ratio: 2,
-		Hosts: strict.Many[string]{{Value: "h", Line: 15, Column: 8}},
+		Raw:    got.Raw, Even: 4, Part: part{A: "x"}, Where: strict.At[string]{Value: "here", Pos: strict.Pos{Line: 13, Column: 8}}, Ratio: 2,
+		Hosts: strict.Many[string]{{Value: "h", Pos: strict.Pos{Line: 15, Column: 8}}},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)

@@ -1,0 +1,196 @@
+package rules
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+
+	"github.com/credproxy/credproxy/inject"
+	"github.com/credproxy/credproxy/internal/strict"
+	"gopkg.in/yaml.v3"
+)
+
+// Load reads the rules file at path. The error, if any, is a *FileError with every mistake.
+func Load(path string, env inject.Env) (*Set, error) {
+	data, err := readRules(path)
+	if err != nil {
+		return unreadable(path, err)
+	}
+	return Parse(path, data, env)
+}
+
+func unreadable(path string, err error) (*Set, error) {
+	return nil, &FileError{Path: path, Mistakes: []Mistake{{Path: path, Text: "reading rules: " + err.Error()}}, cause: err}
+}
+
+func readRules(path string) ([]byte, error) {
+	data, err := readBounded(path, strict.MaxSize)
+	if err != nil {
+		return nil, err
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, bare(err)
+	}
+	// Whoever can write the rules can send the secrets anywhere.
+	if runtime.GOOS != "windows" && info.Mode().Perm()&0o002 != 0 {
+		return nil, fmt.Errorf("every user of this machine can write the file; type chmod o-w %s", path)
+	}
+	return data, nil
+}
+
+// Parse is Load for data that stands, or will stand, at path.
+func Parse(path string, data []byte, env inject.Env) (*Set, error) {
+	root, err := strict.Parse(data)
+	if err != nil {
+		return nil, newFileError(path, err.(strict.Errors), newSource(data, nil).show)
+	}
+	dir, err := filepath.Abs(filepath.Dir(path))
+	if err != nil {
+		return unreadable(path, err)
+	}
+	l := loader{env: env, dir: dir, names: make(map[string]place)}
+	set := l.file(root)
+	if len(l.errs) > 0 {
+		e := newFileError(path, l.errs, newSource(data, root).show)
+		e.files = l.files
+		return nil, e
+	}
+	set.files = l.files
+	return set, nil
+}
+
+type loader struct {
+	env   inject.Env
+	dir   string
+	errs  strict.Errors
+	names map[string]place
+	files []string
+}
+
+type place struct{ order, line int }
+
+func (l *loader) file(root *yaml.Node) *Set {
+	var f fileField
+	l.add("", strict.Decode(root, &f, true))
+	if f.Version.Line != 0 && f.Version.Value != 1 {
+		l.errs = append(l.errs, f.Version.Errorf("this credproxy reads version 1 of the rules file"))
+	}
+	s := &Set{allow: f.Default != "deny"}
+	nodes := make(map[*rule]*yaml.Node)
+	for i := range f.Rules {
+		if r := l.rule(i, &f.Rules[i]); r != nil {
+			s.rules = append(s.rules, r)
+			nodes[r] = &f.Rules[i]
+		}
+	}
+	s.index = newIndex(s.rules)
+	for _, r := range s.rules {
+		if why := s.index.unreachable(r); why != "" {
+			l.errs = append(l.errs, strict.Errorf(nodes[r], "%s%s", label(r.order, r.name), why))
+		}
+	}
+	return s
+}
+
+// add keeps err, an Errors or nil.
+func (l *loader) add(prefix string, err error) {
+	if err == nil {
+		return
+	}
+	l.errs = append(l.errs, err.(strict.Errors).Prefixed(prefix)...)
+}
+
+func label(order int, name string) string {
+	if !namePattern.MatchString(name) {
+		return fmt.Sprintf("rules[%d]: ", order)
+	}
+	return fmt.Sprintf("rules[%d] %q: ", order, name)
+}
+
+// rule builds one rule. It is nil if its match or its kind is mistaken; other mistakes leave it comparable.
+func (l *loader) rule(order int, n *yaml.Node) *rule {
+	var f ruleField
+	err := strict.Decode(n, &f, true)
+	prefix := label(order, f.Name.Value)
+	l.add(prefix, err)
+	if err != nil && f.Match.Value.Host == nil {
+		return nil
+	}
+	r := &rule{order: order, name: f.Name.Value, line: n.Line, deny: f.Deny.Value}
+	errs := l.name(&f, order)
+	scope, mistaken := f.Match.Value.scope()
+	r.scope = scope
+	errs = append(errs, mistaken...)
+	errs = append(errs, f.combination()...)
+	if problem := f.plainProblem(&r.scope); problem != "" {
+		errs = append(errs, f.Match.Errorf("%s", problem))
+	}
+	remove, wrong := checked("remove", f.Remove.Value, headerProblem)
+	errs = append(errs, wrong...)
+	l.add(prefix, errs)
+
+	r.decision = Decision{Allow: true, Rule: r.name, Line: r.line, Remove: canonicalHeaders(remove), AllowHTTP: f.AllowHTTP.Value}
+	r.decision.OnExisting = map[string]OnExisting{"keep": Keep, "fail": Fail}[f.OnExisting.Value]
+	r.decision.Scrub = f.Scrub.Value == nil || *f.Scrub.Value
+	if r.deny != "" {
+		r.decision = Decision{Rule: r.name, Line: r.line, Slug: "denied", Reason: r.deny}
+	}
+	l.credentials(prefix, &f, r)
+	r.limited = r.decision
+	r.limited.Remove = canonicalHeaders(append(slices.Clip(r.decision.Remove), overrides...))
+	if err != nil || len(mistaken) > 0 {
+		return nil
+	}
+	return r
+}
+
+// name checks a rule's name.
+func (l *loader) name(f *ruleField, order int) strict.Errors {
+	name := f.Name.Value
+	if name == "" { // reported by Decode
+		return nil
+	}
+	if !namePattern.MatchString(name) {
+		return strict.Errors{f.Name.Errorf(`name is made of lower-case letters, digits, ".", "_" and "-", at most 64, and starts with a letter or digit`)}
+	}
+	if first, ok := l.names[name]; ok {
+		return strict.Errors{f.Name.Errorf("duplicate name: rules[%d] on line %d has it too", first.order, first.line)}
+	}
+	l.names[name] = place{order, f.Name.Line}
+	return nil
+}
+
+// credentials builds what a rule injects, and the TLS settings that go with it.
+func (l *loader) credentials(prefix string, f *ruleField, r *rule) {
+	if f.Inject.Kind != 0 {
+		creds, err := inject.New(&f.Inject, l.env)
+		var errs strict.Errors
+		switch {
+		case errors.As(err, &errs):
+			l.add(prefix+"inject: ", errs)
+		case err != nil:
+			l.add(prefix+"inject: ", strict.Errors{strict.Errorf(&f.Inject, "%v", err)})
+		case len(creds) == 0:
+			l.add(prefix, strict.Errors{strict.Errorf(&f.Inject, "inject is empty")})
+		}
+		r.decision.Inject = creds
+	}
+	if t := f.TLS.Value; t != nil {
+		built, errs := t.build(l.read)
+		r.decision.TLS = built
+		l.add(prefix, errs)
+	}
+}
+
+// read reads a file that the rules name.
+func (l *loader) read(path string) ([]byte, error) {
+	path = absolute(l.dir, path)
+	if !slices.Contains(l.files, path) {
+		l.files = append(l.files, path)
+	}
+	return readBounded(path, strict.MaxSize)
+}
