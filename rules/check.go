@@ -15,7 +15,8 @@ import (
 	"golang.org/x/net/publicsuffix"
 )
 
-// parseHost reads a rule's host. problem says what to write instead; it repeats neither user information nor a query.
+// parseHost reads a rule's host. problem says what to write instead; it repeats neither user information nor a
+// path.
 func parseHost(text string) (p hostPattern, problem string) {
 	name, wild := strings.CutPrefix(text, "*.")
 	switch {
@@ -74,7 +75,10 @@ func messyHost(text string) string {
 			fields = append(fields, "scheme: http")
 		}
 	}
-	rest, path := cutPath(rest)
+	path := false
+	if end := strings.IndexAny(rest, "/?#"); end >= 0 {
+		rest, path = rest[:end], true // what stands there can be secret, as in webhooks; it is not repeated
+	}
 	if at := strings.LastIndex(rest, "@"); at >= 0 {
 		holds, rest = append(holds, "a user name"), rest[at+1:]
 	}
@@ -84,11 +88,8 @@ func messyHost(text string) string {
 			fields = append(fields, fmt.Sprintf("port: %d", n))
 		}
 	}
-	if path != "" {
+	if path {
 		holds = append(holds, "a path")
-		if strings.Trim(path, "/") != "" {
-			fields = append(fields, "paths: ["+path+"]")
-		}
 	}
 	name, wild := strings.CutPrefix(rest, "*.")
 	canonical, err := CanonicalHost(name)
@@ -99,23 +100,10 @@ func messyHost(text string) string {
 		holds = []string{"spaces"}
 	}
 	fields = append([]string{fmt.Sprintf("%q", hostPattern{canonical, wild})}, fields...)
+	if path {
+		fields = append(fields, "paths")
+	}
 	return fmt.Sprintf("host is a name only, and this has %s in it; use %s", and(holds), and(fields))
-}
-
-// cutPath cuts s at its path, of which the query and the fragment are left out.
-func cutPath(s string) (authority, path string) {
-	at := strings.IndexAny(s, "/?#")
-	if at < 0 {
-		return s, ""
-	}
-	authority, path = s[:at], s[at:]
-	if end := strings.IndexAny(path, "?#"); end >= 0 {
-		path = path[:end]
-	}
-	if path == "" {
-		path = "/"
-	}
-	return authority, path
 }
 
 func and(words []string) string {
@@ -167,6 +155,9 @@ func parsePath(text string) (p pathPattern, problem string) {
 			return p, `a path starts with "/"; use "/**" for every path`
 		}
 		return p, `a path starts with "/"`
+	}
+	if len(text) > 2048 {
+		return p, "a path has at most 2048 characters"
 	}
 	if strings.ContainsAny(text, "?#") {
 		return p, `a path ends before "?" and "#"; the query is not matched (write %3F or %23 if they are part of the path)`

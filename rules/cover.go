@@ -6,24 +6,54 @@ import (
 	"strings"
 )
 
-// unreachable says why r can never decide about a request: a rule that comes before it matches all that it
-// matches. It returns nothing if r can. x is the index of all rules.
-func (x index) unreachable(r *rule) string {
-	var by *rule
-	for _, b := range x.over(r.hosts[0]) {
-		for _, other := range b.deny {
-			if other != r && (r.deny == "" || other.order < r.order) && other.covers(&r.scope) {
-				by = earlier(by, other)
-				break
+// A coverage finds rules that can never be reached. To compare each rule with each other would take seconds for a
+// large file, so rules are kept by host pattern and by what their paths begin with.
+type coverage struct {
+	index   index
+	buckets map[*bucket]map[string][]*rule
+}
+
+func newCoverage(x index, rules []*rule) coverage {
+	c := coverage{x, make(map[*bucket]map[string][]*rule)}
+	for _, r := range rules {
+		for _, h := range r.hosts {
+			b := x.bucket(h)
+			if c.buckets[b] == nil {
+				c.buckets[b] = make(map[string][]*rule)
+			}
+			for _, p := range r.pathsOrAll() {
+				prefixes := p.prefixes()
+				whole := prefixes[len(prefixes)-1]
+				c.buckets[b][whole] = append(c.buckets[b][whole], r)
 			}
 		}
-		for _, other := range b.rest {
-			if r.deny != "" || other.order >= r.order {
-				break
-			}
-			if other.covers(&r.scope) {
-				by = earlier(by, other)
-				break
+	}
+	return c
+}
+
+// prefixes lists the beginnings of p's literal segments, from none to all before the first wildcard. A pattern
+// that covers p has one of them as its own last.
+func (p pathPattern) prefixes() []string {
+	out := []string{""}
+	for _, s := range p.segments {
+		if s.any {
+			break
+		}
+		out = append(out, out[len(out)-1]+"/"+strings.ReplaceAll(s.text, "/", "%2F"))
+	}
+	return out
+}
+
+// unreachable says why r can never decide about a request: another rule, which comes before it, matches all that it
+// matches. It returns nothing if r can.
+func (c coverage) unreachable(r *rule) string {
+	var by *rule
+	for _, b := range c.index.over(r.hosts[0]) {
+		for _, prefix := range r.pathsOrAll()[0].prefixes() {
+			for _, other := range c.buckets[b][prefix] {
+				if (by == nil || other.order < by.order) && other.before(r) && other.covers(&r.scope) {
+					by = other
+				}
 			}
 		}
 	}
@@ -36,11 +66,12 @@ func (x index) unreachable(r *rule) string {
 	return fmt.Sprintf("never reached: rules[%d] %q (line %d) matches all of it", by.order, by.name, by.line)
 }
 
-func earlier(a, b *rule) *rule {
-	if a == nil || b.order < a.order {
-		return b
+// before reports whether r decides if both match.
+func (r *rule) before(o *rule) bool {
+	if (r.deny != "") != (o.deny != "") {
+		return r.deny != ""
 	}
-	return a
+	return r.order < o.order
 }
 
 // over returns the buckets whose pattern covers h.
@@ -95,13 +126,16 @@ func (s *scope) coversPaths(o *scope) bool {
 	if len(s.paths) == 0 {
 		return true
 	}
-	wanted := o.paths
-	if len(wanted) == 0 {
-		wanted = []pathPattern{{rest: true}}
-	}
-	return !slices.ContainsFunc(wanted, func(w pathPattern) bool {
+	return !slices.ContainsFunc(o.pathsOrAll(), func(w pathPattern) bool {
 		return !slices.ContainsFunc(s.paths, func(p pathPattern) bool { return p.covers(w) })
 	})
+}
+
+func (s *scope) pathsOrAll() []pathPattern {
+	if len(s.paths) == 0 {
+		return []pathPattern{{rest: true}}
+	}
+	return s.paths
 }
 
 func (p pathPattern) covers(o pathPattern) bool {

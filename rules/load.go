@@ -88,8 +88,9 @@ func (l *loader) file(root *yaml.Node) *Set {
 		}
 	}
 	s.index = newIndex(s.rules)
+	c := newCoverage(s.index, s.rules)
 	for _, r := range s.rules {
-		if why := s.index.unreachable(r); why != "" {
+		if why := c.unreachable(r); why != "" {
 			l.errs = append(l.errs, strict.Errorf(nodes[r], "%s%s", label(r.order, r.name), why))
 		}
 	}
@@ -111,15 +112,12 @@ func label(order int, name string) string {
 	return fmt.Sprintf("rules[%d] %q: ", order, name)
 }
 
-// rule builds one rule. It is nil if its match or its kind is mistaken; other mistakes leave it comparable.
+// rule builds one rule. It is nil if its fields or its match are mistaken, and cannot be compared with others.
 func (l *loader) rule(order int, n *yaml.Node) *rule {
 	var f ruleField
 	err := strict.Decode(n, &f, true)
 	prefix := label(order, f.Name.Value)
 	l.add(prefix, err)
-	if err != nil && f.Match.Value.Host == nil {
-		return nil
-	}
 	r := &rule{order: order, name: f.Name.Value, line: n.Line, deny: f.Deny.Value}
 	errs := l.name(&f, order)
 	scope, mistaken := f.Match.Value.scope()
@@ -133,19 +131,24 @@ func (l *loader) rule(order int, n *yaml.Node) *rule {
 	errs = append(errs, wrong...)
 	l.add(prefix, errs)
 
+	l.compile(prefix, &f, r, remove)
+	if err != nil || len(mistaken) > 0 {
+		return nil
+	}
+	return r
+}
+
+// compile makes the decision that r stands for.
+func (l *loader) compile(prefix string, f *ruleField, r *rule, remove []string) {
 	r.decision = Decision{Allow: true, Rule: r.name, Line: r.line, Remove: canonicalHeaders(remove), AllowHTTP: f.AllowHTTP.Value}
 	r.decision.OnExisting = map[string]OnExisting{"keep": Keep, "fail": Fail}[f.OnExisting.Value]
 	r.decision.Scrub = f.Scrub.Value == nil || *f.Scrub.Value
 	if r.deny != "" {
 		r.decision = Decision{Rule: r.name, Line: r.line, Slug: "denied", Reason: r.deny}
 	}
-	l.credentials(prefix, &f, r)
+	l.credentials(prefix, f, r)
 	r.limited = r.decision
 	r.limited.Remove = canonicalHeaders(append(slices.Clip(r.decision.Remove), overrides...))
-	if err != nil || len(mistaken) > 0 {
-		return nil
-	}
-	return r
 }
 
 // name checks a rule's name.

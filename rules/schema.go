@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/credproxy/credproxy/internal/strict"
 	"gopkg.in/yaml.v3"
@@ -80,6 +81,8 @@ func (f *ruleField) combination() strict.Errors {
 	switch {
 	case denies && f.Deny.Value == "":
 		errs = append(errs, f.Deny.Errorf("deny needs a reason"))
+	case strings.ContainsFunc(f.Deny.Value, unicode.IsControl): // it goes into a header
+		errs = append(errs, f.Deny.Errorf("the reason for deny must be one line of text"))
 	case denies && injects:
 		errs = append(errs, f.Deny.Errorf("a rule has inject or deny, not both"))
 	}

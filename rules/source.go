@@ -39,15 +39,16 @@ var shownFields = map[string]*regexp.Regexp{
 	"version": word, "default": word,
 	"rules.name": word, "rules.deny": prose, "rules.remove": word, "rules.on_existing": word,
 	"rules.scrub": word, "rules.allow_http": word, "rules.inject": nil,
-	"rules.match.host": address, "rules.match.scheme": word, "rules.match.port": word,
+	"rules.match.host": hostname, "rules.match.scheme": word, "rules.match.port": word,
 	"rules.match.methods": word, "rules.match.paths": address, "rules.match.clients": word,
 	"rules.tls.ca": address, "rules.tls.cert": address, "rules.tls.server_name": word,
 }
 
 var (
-	word    = regexp.MustCompile(`^[\pL\pN._*-]{0,100}$`)
-	address = regexp.MustCompile(`^[^?@=]*$`) // no user information, no query
-	prose   = regexp.MustCompile(`^[^=]*$`)
+	word     = regexp.MustCompile(`^[\pL\pN._*-]{0,100}$`)
+	hostname = regexp.MustCompile(`^[^/?@=]*$`) // not a URL, in which each part can be secret
+	address  = regexp.MustCompile(`^[^?@=]*$`)
+	prose    = regexp.MustCompile(`^[^=]*$`)
 )
 
 // walk marks every scalar below n, which stands at path.
