@@ -137,6 +137,13 @@ func (r *Resolver) load(src *source, ref Ref, mark stamp, epoch int) entry {
 		return entry{err: asError("resolve", ref, context.Canceled)}
 	}
 	defer r.work.Done()
+	r.mu.RLock()
+	known, ok := r.entries[ref]
+	current := epoch == r.epoch
+	r.mu.RUnlock()
+	if ok && current && known.fresh(mark, r.now()) {
+		return known // the fetch before this one ended just after our caller had looked
+	}
 	v, err := r.fetch(src, ref)
 	e := entry{value: v, stamp: mark, at: r.now()}
 	var keep time.Duration

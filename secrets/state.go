@@ -88,18 +88,29 @@ func (s *Store) lock(ctx context.Context, item string) (unlock func(), err error
 	if err := privateFolder(folder); err != nil {
 		return nil, s.stateError(err)
 	}
-	f, err := os.OpenFile(filepath.Join(folder, item+".lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	ctx, cancel := context.WithTimeout(ctx, s.lockWait)
+	defer cancel()
+	// Whoever is next waits at the gate and keeps it shut, so that a process that takes the lock again and again
+	// cannot keep the others out.
+	gate, err := s.lockFile(ctx, filepath.Join(folder, item+".gate"))
+	if err != nil {
+		return nil, err
+	}
+	defer gate()
+	return s.lockFile(ctx, filepath.Join(folder, item+".lock"))
+}
+
+func (s *Store) lockFile(ctx context.Context, path string) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, s.stateError(err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.lockWait)
-	defer cancel()
 	tick := time.NewTicker(lockPoll)
 	defer tick.Stop()
 	for {
 		ok, err := tryLock(f)
 		if err != nil {
-			return nil, s.stateError(errors.Join(fmt.Errorf("locking %s: %w", f.Name(), err), f.Close()))
+			return nil, s.stateError(errors.Join(fmt.Errorf("locking %s: %w", path, err), f.Close()))
 		}
 		if ok {
 			return func() { _ = f.Close() }, nil
