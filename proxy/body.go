@@ -1,0 +1,123 @@
+package proxy
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// bufferSize is what one copy step moves: a TLS record holds 16 KiB.
+const bufferSize = 32 << 10
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}
+
+// maxReplay bounds how much of a request's body is kept for the case that it must be sent again.
+const maxReplay = 64 << 10
+
+// A requestBody reads the client's body for the transport. Close does not close it: net/http's server would then read
+// on for the rest, and a client that waits for 100 Continue would wait with it.
+type requestBody struct {
+	src     io.Reader
+	length  int64       // -1: unknown
+	trailer http.Header // as the server fills it at the end of the body
+	drop    []string    // trailers to remove
+	keep    bool        // keep what was read, up to maxReplay
+	kept    []byte
+	count   atomic.Int64
+	ended   atomic.Bool // everything has been read; kept does not change any more
+	closed  atomic.Bool
+}
+
+func (b *requestBody) Read(p []byte) (int, error) {
+	if b.closed.Load() {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	n, err := b.src.Read(p)
+	count := b.count.Add(int64(n))
+	if b.keep {
+		if len(b.kept)+n > maxReplay {
+			b.keep, b.kept = false, nil
+		} else {
+			b.kept = append(b.kept, p[:n]...)
+		}
+	}
+	if err == io.EOF || count == b.length {
+		for _, name := range b.drop {
+			delete(b.trailer, name)
+		}
+		b.ended.Store(true)
+	}
+	return n, err
+}
+
+// Close ends reading. The server closes the body itself.
+func (b *requestBody) Close() error {
+	b.closed.Store(true)
+	return nil
+}
+
+// whole returns the body if all of it was read and kept.
+func (b *requestBody) whole() ([]byte, bool) {
+	if !b.ended.Load() || !b.keep {
+		return nil, false
+	}
+	return b.kept, true
+}
+
+// A responseBody counts the upstream's body and remembers whether it broke off.
+type responseBody struct {
+	io.ReadCloser
+	x     *exchange
+	begun bool
+}
+
+func (b *responseBody) Read(p []byte) (int, error) {
+	n, err := b.read(p)
+	b.x.event.Received += int64(n)
+	if err != nil && err != io.EOF {
+		b.x.failed = err
+		b.x.event.Error = upstreamProtocol
+	}
+	return n, err
+}
+
+// read reads. While the first bytes do not come, the head goes out alone.
+func (b *responseBody) read(p []byte) (int, error) {
+	if b.begun {
+		return b.ReadCloser.Read(p)
+	}
+	b.begun = true
+	head := time.AfterFunc(headDelay, b.x.flushHead)
+	n, err := b.ReadCloser.Read(p)
+	if !head.Stop() {
+		b.x.beginBody()
+	}
+	return n, err
+}
+
+// copyStream copies src to dst until it ends and returns how much it was. Between two TCP connections the kernel does
+// it (splice).
+func copyStream(dst io.Writer, src io.Reader) (int64, error) {
+	if to, ok := dst.(*net.TCPConn); ok {
+		return to.ReadFrom(src)
+	}
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	return io.CopyBuffer(onlyWriter{dst}, onlyReader{src}, *buf)
+}
+
+type onlyWriter struct{ io.Writer }
+type onlyReader struct{ io.Reader }
+
+// contentLength is the length that h announces, or -1.
+func contentLength(h http.Header) int64 {
+	n, err := strconv.ParseInt(h.Get("Content-Length"), 10, 64)
+	if err != nil {
+		return -1
+	}
+	return n
+}

@@ -1,0 +1,140 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const dialTimeout = 10 * time.Second
+
+var (
+	errLoop        = errors.New("the destination is this proxy itself")
+	errNotLoopback = errors.New("the destination is not on the loopback interface")
+)
+
+// A dialer opens upstream connections. The address that it checks is the address that it dials.
+type dialer struct {
+	mu  sync.RWMutex
+	own []netip.AddrPort // where this proxy listens
+}
+
+// refuse makes a an address that is never dialled.
+func (d *dialer) refuse(a net.Addr) {
+	if tcp, ok := a.(*net.TCPAddr); ok {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		ap := tcp.AddrPort()
+		d.own = append(d.own, netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()))
+	}
+}
+
+// dial connects to address, a host:port.
+func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	return d.dialChecked(ctx, network, address, d.checkLoop)
+}
+
+// dialLoopback is dial for what may only reach the loopback interface, whatever the name resolves to.
+func (d *dialer) dialLoopback(ctx context.Context, network, address string) (net.Conn, error) {
+	return d.dialChecked(ctx, network, address, func(to netip.AddrPort) error {
+		if !to.Addr().IsLoopback() {
+			return errNotLoopback
+		}
+		return d.checkLoop(to)
+	})
+}
+
+func (d *dialer) dialChecked(ctx context.Context, network, address string, check func(netip.AddrPort) error) (net.Conn, error) {
+	nd := net.Dialer{
+		Timeout:   dialTimeout,
+		KeepAlive: 30 * time.Second,
+		// The kernel is about to connect to exactly this address: no second look-up can change it.
+		ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
+			to, err := netip.ParseAddrPort(address)
+			if err != nil {
+				return err
+			}
+			return check(netip.AddrPortFrom(to.Addr().Unmap(), to.Port()))
+		},
+	}
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	if !isLocalhost(host) {
+		return nd.DialContext(ctx, network, address)
+	}
+	// RFC 6761 section 6.3: localhost names are loopback addresses, without asking DNS.
+	conn, err := nd.DialContext(ctx, network, net.JoinHostPort("127.0.0.1", port))
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		if v6, err6 := nd.DialContext(ctx, network, net.JoinHostPort("::1", port)); err6 == nil {
+			return v6, nil
+		}
+	}
+	return conn, err
+}
+
+func isLocalhost(host string) bool {
+	return host == "localhost" || strings.HasSuffix(host, ".localhost")
+}
+
+// checkLoop refuses this proxy's own listeners.
+func (d *dialer) checkLoop(to netip.AddrPort) error {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	for _, own := range d.own {
+		if own.Port() != to.Port() {
+			continue
+		}
+		if own.Addr() == to.Addr() || own.Addr().IsUnspecified() && isOwnAddress(to.Addr()) || to.Addr().IsUnspecified() {
+			return errLoop
+		}
+	}
+	return nil
+}
+
+// isOwnAddress reports whether a belongs to this machine.
+func isOwnAddress(a netip.Addr) bool {
+	if a.IsLoopback() {
+		return true
+	}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return true // fail closed
+	}
+	for _, ia := range addrs {
+		if n, ok := ia.(*net.IPNet); ok {
+			if own, ok := netip.AddrFromSlice(n.IP); ok && own.Unmap() == a {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// isLoopbackHost reports whether every address of host is a loopback address.
+func (d *dialer) isLoopbackHost(ctx context.Context, host string) bool {
+	if isLocalhost(host) {
+		return true
+	}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return ip.Unmap().IsLoopback()
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil || len(addrs) == 0 {
+		return false
+	}
+	for _, a := range addrs {
+		if !a.Unmap().IsLoopback() {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,245 @@
+package proxy
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"strings"
+
+	"github.com/credproxy/credproxy/inject"
+	"github.com/credproxy/credproxy/rules"
+	"github.com/credproxy/credproxy/secrets"
+	"github.com/elazarl/goproxy"
+)
+
+// RoundTrip forwards req. goproxy calls it for every plain and decrypted request. It returns no error: what fails
+// becomes an answer, because goproxy would show the error's text.
+func (s *Server) RoundTrip(req *http.Request, _ *goproxy.ProxyCtx) (*http.Response, error) {
+	x := exchangeOf(req.Context())
+	resp, err := s.forward(x, req)
+	x.noMoreInterim()
+	if err != nil {
+		return x.refusal(req, err), nil
+	}
+	return resp, nil
+}
+
+// forward is the path of one request, top to bottom.
+func (s *Server) forward(x *exchange, req *http.Request) (*http.Response, error) {
+	d := s.cfg.Rules().Decide(x.client, req)
+	x.event.Rule, x.event.Decision = d.Rule, "pass"
+	if !d.Allow {
+		return nil, denied(d, x.target)
+	}
+	loopback, err := s.checkPlainHTTP(req, x.target, d)
+	if err != nil {
+		return nil, err
+	}
+	if len(d.Inject) > 0 && s.cfg.Audit.Err() != nil {
+		return nil, faultf(auditFailed, "the audit log cannot be written, so no credential is used").advise("make room on the disk that holds the state folder")
+	}
+	pool := s.transports.pick(d.TLS, loopback)
+	x.takeBody(req, d)
+	out, used, err := x.authenticate(req, d)
+	if err != nil {
+		return nil, err
+	}
+	if x.body != nil {
+		out.Body = x.body
+	}
+	resp, err := x.send(pool, out)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode == http.StatusUnauthorized && len(used) > 0 {
+		resp = x.retry(pool, req, d, used, resp)
+	}
+	return x.receive(resp)
+}
+
+// denied is the refusal that d stands for.
+func denied(d rules.Decision, target authority) error {
+	f := faultf(d.Slug, "%s", d.Reason)
+	if d.Slug == noRule {
+		return f.advise("credproxy explain https://%s/", target.hostHeader("https"))
+	}
+	return f.advise("see rule %q in the rules file", d.Rule)
+}
+
+// checkPlainHTTP refuses a credential over plain http, unless the rule allows it or the upstream is on this machine.
+// With loopback the connection must be held to that.
+func (s *Server) checkPlainHTTP(req *http.Request, target authority, d rules.Decision) (loopback bool, err error) {
+	if req.URL.Scheme != "http" || len(d.Inject) == 0 || d.AllowHTTP {
+		return false, nil
+	}
+	if !s.dialer.isLoopbackHost(req.Context(), target.host) {
+		return false, faultf(plainHTTP, "rule %q does not send its credential over plain http", d.Rule).
+			advise("use https://%s, or set allow_http: true in the rule", target.host)
+	}
+	return true, nil
+}
+
+// takeBody wraps the request's body for the transport.
+func (x *exchange) takeBody(req *http.Request, d rules.Decision) {
+	if req.Body == nil || req.Body == http.NoBody || req.ContentLength == 0 {
+		req.Body = http.NoBody
+		return
+	}
+	x.body = &requestBody{
+		src: req.Body, length: req.ContentLength, trailer: req.Trailer, drop: forbiddenTrailers,
+		keep: len(d.Inject) > 0 && req.ContentLength <= maxReplay,
+	}
+	req.Body = http.NoBody // each copy that is sent gets its own
+}
+
+// usage is what one credential put on a request.
+type usage struct {
+	credential inject.Credential
+	values     []secrets.Value
+}
+
+// authenticate returns the copy of req that goes to the upstream. Credentials are set last, so that no header of the
+// client can take them away.
+func (x *exchange) authenticate(req *http.Request, d rules.Decision) (*http.Request, []usage, error) {
+	out := outbound(req, x.upgrade)
+	for _, name := range d.Remove {
+		delete(out.Header, name)
+	}
+	var used []usage
+	for _, c := range d.Inject {
+		if d.OnExisting != rules.Replace && present(c, req) {
+			if d.OnExisting == rules.Fail {
+				return nil, nil, faultf(credentialExists, "the request already carries what rule %q would set", d.Rule).
+					advise("take the credential out of the program, or set on_existing: replace in the rule")
+			}
+			continue
+		}
+		values, err := c.Apply(out)
+		if err != nil {
+			return nil, nil, err
+		}
+		used = append(used, usage{c, values})
+	}
+	if used != nil {
+		x.event.Decision = "inject"
+		x.nameCredentials(used)
+	}
+	return out, used, nil
+}
+
+func present(c inject.Credential, req *http.Request) bool {
+	for _, target := range c.Targets() {
+		if target.Present(req) {
+			return true
+		}
+	}
+	return false
+}
+
+// nameCredentials puts types and references into the audit event.
+func (x *exchange) nameCredentials(used []usage) {
+	x.event.Inject, x.event.Secrets = nil, nil
+	for _, u := range used {
+		x.event.Inject = append(x.event.Inject, u.credential.Type())
+		for _, ref := range u.credential.Refs() {
+			x.event.Secrets = append(x.event.Secrets, ref.String())
+		}
+	}
+}
+
+// send is one round trip.
+func (x *exchange) send(pool *http.Transport, out *http.Request) (*http.Response, error) {
+	out = out.WithContext(httptrace.WithClientTrace(out.Context(), &httptrace.ClientTrace{Got1xxResponse: x.interim}))
+	resp, err := pool.RoundTrip(out)
+	if err == nil {
+		return resp, nil
+	}
+	if out.Context().Err() != nil {
+		return nil, &fault{slug: clientGone, detail: "the client left before the answer", cause: err}
+	}
+	return nil, upstreamFault(err, x.target.host)
+}
+
+// retry answers a 401: the credentials that were refused are renewed and the request is sent once more, if they did
+// change and the body is still there.
+func (x *exchange) retry(pool *http.Transport, req *http.Request, d rules.Decision, used []usage, first *http.Response) *http.Response {
+	for _, u := range used {
+		u.credential.Reject(u.values)
+	}
+	body, replayable := []byte(nil), x.body == nil
+	if x.body != nil {
+		body, replayable = x.body.whole()
+	}
+	if !replayable || x.upgrade != "" {
+		return first
+	}
+	out, again, err := x.authenticate(req, d)
+	if err != nil || sameValues(used, again) {
+		return first // the upstream's own answer says more
+	}
+	if x.body != nil {
+		out.Body = io.NopCloser(bytes.NewReader(body))
+	}
+	second, err := x.send(pool, out)
+	if err != nil {
+		return first
+	}
+	_, _ = io.CopyN(io.Discard, first.Body, maxReplay) // so that the connection can be used again
+	_ = first.Body.Close()
+	return second
+}
+
+func sameValues(a, b []usage) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if len(a[i].values) != len(b[i].values) {
+			return false
+		}
+		for j := range a[i].values {
+			if !a[i].values[j].Equal(b[i].values[j]) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// receive prepares the upstream's answer for the client.
+func (x *exchange) receive(resp *http.Response) (*http.Response, error) {
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		up, ok := resp.Body.(io.ReadWriteCloser)
+		if !ok || x.upgrade == "" || !strings.EqualFold(resp.Header.Get("Upgrade"), x.upgrade) {
+			_ = resp.Body.Close()
+			return nil, faultf(upstreamProtocol, "%s switched to a protocol that nobody asked for", x.target.host).advise("try again, or tell the owner of the API")
+		}
+		x.upstream = up
+		return resp, nil
+	}
+	inbound(resp.Header)
+	if resp.Body != http.NoBody {
+		resp.Body = &responseBody{ReadCloser: resp.Body, x: x}
+	}
+	return resp, nil
+}
+
+// refusal is the answer for err.
+func (x *exchange) refusal(req *http.Request, err error) *http.Response {
+	known := explained(err)
+	x.event.Decision, x.event.Reason, x.event.Error = "refuse", known.Error(), known.Slug()
+	f, header, body := refusal(known, x.event.Rule)
+	if known.Slug() == internal {
+		x.server.log.Error("request failed", "host", x.target.host, "type", fmt.Sprintf("%T", err))
+	}
+	resp := &http.Response{
+		StatusCode: f.status, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Request: req,
+		Header: header, ContentLength: int64(len(body)), Body: io.NopCloser(bytes.NewReader(body)),
+	}
+	if req.Method == http.MethodHead {
+		resp.Body = http.NoBody
+	}
+	return resp
+}

@@ -1,0 +1,88 @@
+package proxy
+
+import (
+	"net/http"
+	"net/textproto"
+	"strings"
+)
+
+// hopByHop are the fields that end at the next hop (RFC 9110 section 7.6.1), and the proxy's own.
+var hopByHop = []string{
+	"Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authentication-Info",
+	"Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Http2-Settings",
+}
+
+// stripHopByHop removes hop-by-hop fields and those that Connection names.
+func stripHopByHop(h http.Header) {
+	for _, line := range h["Connection"] {
+		for name := range strings.SplitSeq(line, ",") {
+			if name = textproto.TrimString(name); name != "" {
+				h.Del(name)
+			}
+		}
+	}
+	for _, name := range hopByHop {
+		delete(h, name)
+	}
+}
+
+// hasToken reports whether a comma-separated field holds token, in any case.
+func hasToken(lines []string, token string) bool {
+	for _, line := range lines {
+		for item := range strings.SplitSeq(line, ",") {
+			if strings.EqualFold(textproto.TrimString(item), token) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// requestedUpgrade is the protocol that r asks to switch to, or "" (RFC 9110 section 7.8).
+func requestedUpgrade(r *http.Request) string {
+	if r.ProtoMajor != 1 || !hasToken(r.Header["Connection"], "upgrade") {
+		return ""
+	}
+	return r.Header.Get("Upgrade")
+}
+
+// endHop takes the fields off h, a request's, that end here. It must see them before goproxy does, which removes
+// Connection and with it the names that it lists.
+func endHop(h http.Header) {
+	trailers := hasToken(h["Te"], "trailers")
+	stripHopByHop(h)
+	if trailers {
+		h["Te"] = []string{"trailers"} // gRPC servers insist on it
+	}
+}
+
+// outbound is a copy of r for the upstream: with a header of its own, and nothing that net/http would add by itself.
+func outbound(r *http.Request, upgrade string) *http.Request {
+	out := r.Clone(r.Context())
+	out.Trailer = r.Trailer // shared: net/http fills it when the body ends
+	out.RequestURI = ""
+	out.Close = false // the client's Connection: close must not end our upstream connection
+	if upgrade != "" {
+		out.Header["Connection"] = []string{"Upgrade"}
+		out.Header["Upgrade"] = []string{upgrade}
+	}
+	if _, sent := out.Header["User-Agent"]; !sent {
+		out.Header["User-Agent"] = nil // or net/http adds its own
+	}
+	return out
+}
+
+// inbound cleans a response's header for the client.
+func inbound(h http.Header) {
+	stripHopByHop(h)
+	delete(h, "Alt-Svc") // would steer the client around the proxy
+	if _, sent := h["Content-Type"]; !sent {
+		h["Content-Type"] = nil // or net/http guesses one
+	}
+}
+
+// forbiddenTrailers may not come after the body, where no check has seen them (RFC 9110 section 6.5.1).
+var forbiddenTrailers = []string{
+	"Authorization", "Cookie", "Host", "Content-Encoding", "Content-Length", "Content-Range", "Content-Type",
+	"Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Connection", "Upgrade", "Expect",
+}

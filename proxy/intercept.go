@@ -1,0 +1,160 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/credproxy/credproxy/audit"
+)
+
+// recordTypeHandshake is the first byte of a TLS connection (RFC 8446 section 5.1).
+const recordTypeHandshake = 0x16
+
+// A tunnelConn is the client's side of an intercepted tunnel, with what its CONNECT said.
+type tunnelConn struct {
+	prefixConn
+	client string
+	target authority
+}
+
+// intercept ends the tunnel here: TLS with our leaf, or plain HTTP inside it, goes to the inner server. It owns conn.
+func (s *Server) intercept(r *http.Request, conn net.Conn, client string, target authority) {
+	closeConn := func() { _ = conn.Close() }
+	if !s.live.add(&closeConn) {
+		closeConn()
+		return
+	}
+	defer s.live.remove(&closeConn)
+	t := &tunnelConn{prefixConn: prefixConn{Conn: conn}, client: client, target: target}
+	_ = conn.SetDeadline(deadline(s.limits.header))
+	if _, err := conn.Write([]byte(established)); err != nil || !t.sniff() {
+		closeConn()
+		return
+	}
+	var ready net.Conn = t
+	if t.prefix[0] == recordTypeHandshake {
+		// Here and not in the inner server, so that a client that refuses our certificate can be told apart.
+		tlsConn := tls.Server(t, s.serverTLS)
+		if err := tlsConn.HandshakeContext(r.Context()); err != nil {
+			s.handshakeFailed(r, t, err)
+			closeConn()
+			return
+		}
+		ready = tlsConn
+	}
+	_ = conn.SetDeadline(time.Time{})
+	if !s.tunnels.push(ready) {
+		closeConn()
+	}
+}
+
+// sniff waits for the first bytes and keeps them.
+func (t *tunnelConn) sniff() bool {
+	first := make([]byte, 2048) // a ClientHello fits
+	n, err := t.prefixConn.Conn.Read(first)
+	if n == 0 || err != nil && n == 0 {
+		return false
+	}
+	t.prefix = first[:n]
+	return true
+}
+
+func (s *Server) handshakeFailed(r *http.Request, t *tunnelConn, err error) {
+	reason := "the TLS handshake with the client failed"
+	if alert, ok := errors.AsType[*net.OpError](err); ok && alert.Op == "remote error" {
+		reason = "the client refused our certificate: " + alert.Err.Error()
+		s.log.Warn(reason, "host", t.target.host, "hint", "start the program with: credproxy run -- CMD")
+	}
+	s.cfg.Audit.Write(audit.Event{
+		Time: now(), Client: t.client, Method: r.Method, Host: t.target.hostHeader("https"),
+		Decision: "refuse", Reason: reason, Error: clientTLS,
+	})
+}
+
+// newServerTLS is one immutable configuration for all tunnels, so that session tickets work.
+func (s *Server) newServerTLS() *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		NextProtos: []string{"h2", "http/1.1"},
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			// Always for the CONNECT target. Another name in SNI is answered with 421 once HTTP can be spoken.
+			return s.cfg.Leaf(hello.Conn.(*tunnelConn).target.host)
+		},
+	}
+}
+
+type tunnelKey struct{}
+
+// withTunnel gives requests access to the tunnel that they came through.
+func withTunnel(ctx context.Context, c net.Conn) context.Context {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	return context.WithValue(ctx, tunnelKey{}, c)
+}
+
+// serveInner answers one request that came through an intercepted tunnel. Its destination is the CONNECT target, and
+// whatever names another one is refused.
+func (s *Server) serveInner(w http.ResponseWriter, r *http.Request) {
+	t := r.Context().Value(tunnelKey{}).(*tunnelConn)
+	scheme := "http"
+	if r.TLS != nil {
+		scheme = "https"
+	}
+	switch {
+	case r.Method == http.MethodConnect:
+		s.refuse(w, r, t.client, faultf(nestedConnect, "a tunnel inside a tunnel is not possible"))
+	case r.TLS != nil && r.TLS.ServerName != "" && !t.target.names(r.TLS.ServerName):
+		s.refuse(w, r, t.client, faultf(misdirected, "the TLS server name is not %s, the target of the CONNECT", t.target.host))
+	case r.URL.Opaque != "" || r.URL.User != nil || r.Method == "PRI":
+		s.refuse(w, r, t.client, faultf(badRequest, "want a path as the request's target"))
+	case r.URL.IsAbs() && (r.URL.Scheme != scheme || !t.target.names(r.URL.Host)):
+		s.refuse(w, r, t.client, faultf(misdirected, "the request's URL is not for %s, the target of the CONNECT", t.target.address()))
+	case r.Host != "" && !t.target.names(r.Host): // only HTTP/1.0 may leave it out
+		s.refuse(w, r, t.client, faultf(misdirected, "the Host is not %s, the target of the CONNECT", t.target.address()))
+	default:
+		s.serve(w, r, t.client, scheme, t.target)
+	}
+}
+
+// A tunnelListener gives intercepted connections to the inner server.
+type tunnelListener struct {
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newTunnelListener() *tunnelListener {
+	return &tunnelListener{conns: make(chan net.Conn), closed: make(chan struct{})}
+}
+
+// push reports whether the inner server took c.
+func (l *tunnelListener) push(c net.Conn) bool {
+	select {
+	case l.conns <- c:
+		return true
+	case <-l.closed:
+		return false
+	}
+}
+
+func (l *tunnelListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *tunnelListener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return nil
+}
+
+func (l *tunnelListener) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)} }

@@ -1,0 +1,131 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/credproxy/credproxy/rules"
+	"github.com/credproxy/credproxy/secrets"
+	lru "github.com/hashicorp/golang-lru/v2"
+)
+
+// maxTransports bounds the connection pools kept for rules with their own tls settings.
+const maxTransports = 64
+
+// transports are the connection pools: connections are shared only by requests with equal TLS settings and equal
+// limits on where they may go.
+type transports struct {
+	roots   *x509.CertPool
+	dialer  *dialer
+	secrets *secrets.Resolver
+	base    *http.Transport
+	others  *lru.Cache[transportKey, *http.Transport]
+}
+
+type transportKey struct {
+	tlsID    string
+	loopback bool
+}
+
+func newTransports(roots *x509.CertPool, d *dialer, s *secrets.Resolver) *transports {
+	t := &transports{roots: roots, dialer: d, secrets: s}
+	t.base = t.build(nil, false)
+	// The size is a constant above zero, so that there is no error.
+	t.others, _ = lru.NewWithEvict(maxTransports, func(_ transportKey, old *http.Transport) { old.CloseIdleConnections() })
+	return t
+}
+
+// system is the pool for the system's roots and any address.
+func (t *transports) system() *http.Transport { return t.base }
+
+// pick returns the pool for settings. With loopback it connects to loopback addresses only.
+func (t *transports) pick(settings *rules.TLS, loopback bool) *http.Transport {
+	if settings == nil && !loopback {
+		return t.base
+	}
+	key := transportKey{loopback: loopback}
+	if settings != nil {
+		key.tlsID = settings.ID
+	}
+	if found, ok := t.others.Get(key); ok {
+		return found
+	}
+	fresh := t.build(settings, loopback)
+	if found, ok, _ := t.others.PeekOrAdd(key, fresh); ok {
+		return found
+	}
+	return fresh
+}
+
+func (t *transports) build(settings *rules.TLS, loopback bool) *http.Transport {
+	dial := t.dialer.dial
+	if loopback {
+		dial = t.dialer.dialLoopback
+	}
+	return &http.Transport{
+		Proxy:                  nil, // never from the environment, which may name this proxy
+		DialContext:            dial,
+		TLSClientConfig:        t.tlsConfig(settings),
+		ForceAttemptHTTP2:      true,
+		TLSHandshakeTimeout:    10 * time.Second,
+		ExpectContinueTimeout:  time.Second,
+		IdleConnTimeout:        90 * time.Second,
+		MaxIdleConns:           512,
+		MaxIdleConnsPerHost:    64,
+		MaxResponseHeaderBytes: maxHeaderBytes,
+		DisableCompression:     true,
+		// Finds connections that died while the machine slept or changed networks: golang/go#36026.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second, WriteByteTimeout: 30 * time.Second},
+	}
+}
+
+func (t *transports) tlsConfig(settings *rules.TLS) *tls.Config {
+	c := &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		RootCAs:            t.roots,
+		ClientSessionCache: tls.NewLRUClientSessionCache(256),
+	}
+	if settings == nil {
+		return c
+	}
+	c.ServerName = settings.ServerName
+	if settings.Roots != nil {
+		c.RootCAs = settings.Roots
+	}
+	if settings.Cert != nil {
+		c.GetClientCertificate = func(ask *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			return t.clientCertificate(ask.Context(), settings)
+		}
+	}
+	return c
+}
+
+func (t *transports) clientCertificate(ctx context.Context, settings *rules.TLS) (*tls.Certificate, error) {
+	key, err := t.secrets.Resolve(ctx, settings.Key)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := tls.X509KeyPair(settings.Cert, []byte(key.Reveal()))
+	if err != nil {
+		// The reason may quote the key's text.
+		return nil, fmt.Errorf("the client certificate and the key %v do not fit each other", settings.Key)
+	}
+	return &cert, nil
+}
+
+func (t *transports) closeIdle() {
+	t.base.CloseIdleConnections()
+	for _, other := range t.others.Values() {
+		other.CloseIdleConnections()
+	}
+}
+
+// dialTunnel opens the upstream side of a tunnel that is not decrypted.
+func (t *transports) dialTunnel(ctx context.Context, to authority) (net.Conn, error) {
+	return t.dialer.dial(ctx, "tcp", to.address())
+}
