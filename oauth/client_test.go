@@ -193,6 +193,11 @@ func TestTokenFailures(t *testing.T) {
 		{"a JSON list", answeringJSON(200, `["abc"]`), "token_refresh_failed", "", "not a JSON object", 1, ""},
 		{"empty", answeringJSON(200, ``), "token_refresh_failed", "", "not a JSON object", 1, ""},
 		{"huge", answeringJSON(200, `{"access_token":"abc","x":"`+strings.Repeat("x", 64<<10)+`"}`), "token_refresh_failed", "", "larger than 64 KiB", 1, ""},
+		{"endless", func(w http.ResponseWriter, _ *http.Request) {
+			for line, err := strings.Repeat(" ", 1<<10), error(nil); err == nil; {
+				_, err = io.WriteString(w, line)
+			}
+		}, "token_refresh_failed", "", "larger than 64 KiB", 1, ""},
 		{"no access_token", answeringJSON(200, `{"token_type":"Bearer","refresh_token":"`+newRefresh+`"}`), "token_refresh_failed", "", "no access_token", 1, newRefresh},
 		{"access_token is a number", answeringJSON(200, `{"access_token":12,"token_type":"Bearer"}`), "token_refresh_failed", "", "access_token is not a string", 1, ""},
 		{"access_token with CRLF", answeringJSON(200, `{"access_token":"a\r\nX: y","token_type":"Bearer","refresh_token":"`+newRefresh+`"}`), "token_refresh_failed", "", "access_token has characters", 1, newRefresh},
