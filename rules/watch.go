@@ -66,22 +66,34 @@ func Watch(ctx context.Context, cfg WatchConfig) (*Watcher, error) {
 	if err != nil {
 		return nil, fmt.Errorf("watching rules: %w", err)
 	}
-	if cfg.Poll <= 0 {
-		cfg.Poll = pollDefault
-	}
-	w := &Watcher{cfg: cfg, path: path, done: make(chan struct{}), reloads: make(chan chan struct{})}
+	w := newWatcher(cfg, path)
 	if w.notify, err = fsnotify.NewWatcher(); err != nil { // out of inotify instances: polling has to do
 		w.notify = nil
 	}
+	if err := w.start(ctx); err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+func newWatcher(cfg WatchConfig, path string) *Watcher {
+	if cfg.Poll <= 0 {
+		cfg.Poll = pollDefault
+	}
+	return &Watcher{cfg: cfg, path: path, done: make(chan struct{}), reloads: make(chan chan struct{})}
+}
+
+// start loads the rules for the first time.
+func (w *Watcher) start(ctx context.Context) error {
 	set, err := w.first()
 	if err != nil {
 		w.stopNotify()
-		return nil, err
+		return err
 	}
 	w.current.Store(set)
 	ctx, w.cancel = context.WithCancel(ctx)
 	go w.run(ctx)
-	return w, nil
+	return nil
 }
 
 // Current is the Set in force. It is safe for concurrent use and costs one atomic load.
