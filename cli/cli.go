@@ -1,5 +1,116 @@
 // Package cli holds the commands of credproxy, one file each.
+//
+// What a command was asked for goes to stdout, all talk to stderr. Errors are two lines, "credproxy: error: …" and
+// "credproxy: hint: …", where the hint is the next command to type. The exit statuses stand in errors.go.
 package cli
 
-// Main runs the command line args (without the program's name) and returns the exit status.
-func Main(args []string) int { return 0 }
+import (
+	"context"
+	"os"
+	"regexp"
+	"strings"
+
+	"github.com/credproxy/credproxy/secrets"
+	"github.com/spf13/cobra"
+)
+
+// Main runs the command line args (without the program's name) and returns the exit status. If this process was
+// started as the keyring helper, it serves that operation instead.
+func Main(args []string) int {
+	if code, ok := secrets.RunHelper(); ok {
+		return code
+	}
+	root := newRootCommand()
+	root.SetArgs(args)
+	err := root.ExecuteContext(context.Background())
+	report(os.Stderr, err)
+	return exitCode(err)
+}
+
+func newRootCommand() *cobra.Command {
+	o := new(options)
+	root := newGroup(&cobra.Command{
+		Use:   "credproxy",
+		Short: "A local proxy that holds the keys, so that apps need none",
+		Long: `credproxy is a local forward proxy that holds the keys. Apps carry no secret: credproxy puts the right
+credential on each request, as the rules file says, with secrets from the keyring.`,
+		Example: `  credproxy secret set github                          store a secret (hidden prompt, or stdin)
+  credproxy check                                      are the rules and their secrets in order?
+  credproxy run -- curl https://api.github.com/user    run a program behind a private proxy
+  credproxy serve                                      run the proxy for everything else`,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return o.fromEnvironment(cmd) },
+	})
+	root.AddCommand(
+		newServeCommand(o), newRunCommand(o), newEnvCommand(o),
+		newSecretCommand(o), newCheckCommand(o), newExplainCommand(o),
+		newCACommand(o), newVersionCommand(),
+	)
+	addSettings(root.PersistentFlags(), o, "rules", "state", "backend", "log-level")
+	root.SetFlagErrorFunc(flagError)
+	root.SetHelpTemplate(root.HelpTemplate() + "{{if not .HasParent}}\n" + environmentHelp() + "{{end}}")
+	return root
+}
+
+// newGroup makes cmd a command that only has others below it.
+func newGroup(cmd *cobra.Command) *cobra.Command {
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return unknownCommand(cmd, args[0])
+		}
+		return nil
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	return cmd
+}
+
+// flagError says what is wrong with a flag. It never repeats the command line, which may hold a secret that was meant
+// for stdin: of err, only the name of a long flag is shown.
+func flagError(cmd *cobra.Command, err error) error {
+	// A flag of a misspelt command is unknown only because the command is.
+	if args := cmd.Flags().Args(); cmd.HasSubCommands() && len(args) > 0 {
+		return unknownCommand(cmd, args[0])
+	}
+	text := "unknown flag, or a flag without its value"
+	if name := longFlag.FindString(err.Error()); name != "" {
+		text += ": " + name
+	}
+	return &failure{slug: slugUsage, text: text, next: cmd.CommandPath() + " --help"}
+}
+
+var (
+	longFlag    = regexp.MustCompile(`--[a-z][a-z-]{0,20}\b`)
+	commandWord = regexp.MustCompile(`^[a-z][a-z-]{0,20}$`)
+)
+
+func unknownCommand(parent *cobra.Command, name string) error {
+	f := &failure{slug: slugUsage, text: "unknown command", next: parent.CommandPath() + " --help"}
+	if commandWord.MatchString(name) {
+		f.text += " " + name
+	}
+	if parent.SuggestionsMinimumDistance <= 0 {
+		parent.SuggestionsMinimumDistance = 2
+	}
+	if near := parent.SuggestionsFor(name); len(near) > 0 {
+		f.next = "did you mean: " + parent.CommandPath() + " " + strings.Join(near, ", or ")
+	}
+	return f
+}
+
+// noArguments refuses arguments without repeating them.
+func noArguments(cmd *cobra.Command, args []string) error { return exactly(0)(cmd, args) }
+
+// exactly wants n arguments. Its error does not repeat them: one too many may be a secret.
+func exactly(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == n {
+			return nil
+		}
+		return &failure{
+			slug: slugUsage,
+			text: cmd.CommandPath() + " takes " + plural(n, "argument") + ", not " + plural(len(args), "argument"),
+			next: cmd.CommandPath() + " --help",
+		}
+	}
+}

@@ -1,0 +1,160 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/credproxy/credproxy/rules"
+	"github.com/credproxy/credproxy/secrets"
+	"github.com/spf13/cobra"
+)
+
+func newCheckCommand(o *options) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Check the rules file, and that every secret it names can be read",
+		Long: `check loads the rules file and reports every mistake with its position, then reads every secret that the rules name
+and reports those that are missing or locked. It runs the commands of exec references. It prints no value.
+
+Exit status: 0 fine, 3 the rules have mistakes or do not exist, 4 a secret cannot be read.`,
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return check(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), o, asJSON)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// A checkReport is what check --json prints.
+type checkReport struct {
+	File     string          `json:"file"`
+	Rules    int             `json:"rules"`
+	Mistakes []rules.Mistake `json:"mistakes"`
+	Secrets  []secretReport  `json:"secrets"`
+}
+
+// A secretReport says whether one reference resolves.
+type secretReport struct {
+	Ref   string   `json:"ref"`
+	Rules []string `json:"rules"` // that need it
+	OK    bool     `json:"ok"`
+	Slug  string   `json:"slug,omitempty"`
+	Error string   `json:"error,omitempty"`
+	Hint  string   `json:"hint,omitempty"`
+
+	err error
+}
+
+func check(ctx context.Context, stdout, stderr io.Writer, o *options, asJSON bool) error {
+	path, err := o.rulesPath()
+	if err != nil {
+		return err
+	}
+	if err := findRules(path); err != nil {
+		return err
+	}
+	state, err := o.stateDir()
+	if err != nil {
+		return err
+	}
+	s := new(stack)
+	defer s.Close()
+	env, err := s.openSecrets(stackConfig{State: state, Backend: o.backend})
+	if err != nil {
+		return err
+	}
+	r := checkReport{File: path, Mistakes: []rules.Mistake{}, Secrets: []secretReport{}}
+	set, err := rules.Load(path, env)
+	if err == nil {
+		r.Rules = len(set.Rules())
+		r.Secrets = checkSecrets(ctx, s.Secrets, set)
+	} else if file, ok := errors.AsType[*rules.FileError](err); ok {
+		r.Mistakes, err = file.Mistakes, exitStatus(exitCode(err))
+		if !asJSON {
+			report(stderr, &brokenRules{file})
+		}
+	}
+	if asJSON {
+		err = errors.Join(writeJSON(stdout, r), err)
+	}
+	if err != nil {
+		return err
+	}
+	return r.conclude(stdout, stderr, asJSON)
+}
+
+// brokenRules is a FileError without its hint, which is to run this very command.
+type brokenRules struct{ *rules.FileError }
+
+// Unwrap gives the file's mistakes.
+func (b *brokenRules) Unwrap() error { return b.FileError }
+
+// Hint is empty.
+func (b *brokenRules) Hint() string { return "" }
+
+// checkSecrets reads every secret that the rules need, one after the other: a keyring may have to ask for each.
+func checkSecrets(ctx context.Context, resolver *secrets.Resolver, set *rules.Set) []secretReport {
+	reports := []secretReport{}
+	for _, ref := range set.Refs() {
+		report := secretReport{Ref: ref.String(), Rules: usersOf(ref, set), OK: true}
+		if _, err := resolver.Resolve(ctx, ref); err != nil {
+			report.OK, report.Error, report.err = false, err.Error(), err
+			if known, ok := errors.AsType[slugged](err); ok {
+				report.Slug, report.Hint = known.Slug(), known.Hint()
+			}
+		}
+		reports = append(reports, report)
+	}
+	return reports
+}
+
+// usersOf names the rules that need ref.
+func usersOf(ref secrets.Ref, set *rules.Set) []string {
+	names := []string{}
+	for _, rule := range set.Rules() {
+		for _, r := range rule.Refs {
+			if r == ref {
+				names = append(names, rule.Name)
+				break
+			}
+		}
+	}
+	return names
+}
+
+// conclude says what is wrong with the secrets, if anything, and gives the exit status.
+func (r checkReport) conclude(stdout, stderr io.Writer, asJSON bool) error {
+	bad := 0
+	for _, secret := range r.Secrets {
+		if secret.OK {
+			continue
+		}
+		bad++
+		if !asJSON {
+			report(stderr, fmt.Errorf("rule %s: %w", inWords(secret.Rules), secret.err))
+		}
+	}
+	if bad > 0 {
+		return exitStatus(exitCodes["secret_missing"])
+	}
+	if asJSON {
+		return nil
+	}
+	_, err := fmt.Fprintf(stdout, "%s: %s, %s: fine\n", r.File, plural(r.Rules, "rule"), plural(len(r.Secrets), "secret"))
+	return err
+}
+
+// inWords is the first name, and how many more there are.
+func inWords(names []string) string {
+	switch len(names) {
+	case 0:
+		return "(tls)"
+	case 1:
+		return names[0]
+	}
+	return fmt.Sprintf("%s and %d more", names[0], len(names)-1)
+}

@@ -1,0 +1,116 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/credproxy/credproxy/certs"
+	"github.com/credproxy/credproxy/inject"
+	"github.com/credproxy/credproxy/rules"
+	"github.com/spf13/cobra"
+)
+
+func newEnvCommand(o *options) *cobra.Command {
+	var unset bool
+	var syntax string
+	cmd := &cobra.Command{
+		Use:   "env",
+		Short: "Print the variables that lead programs to the running proxy",
+		Long: `env prints the environment variables that make programs use the proxy which credproxy serve runs, in the syntax of
+your shell. If no proxy runs it prints nothing and exits with status 5.`,
+		Example: `  eval "$(credproxy env)"
+  credproxy env --shell fish | source
+  credproxy env --shell dotenv > proxy.env
+  eval "$(credproxy env --unset)"`,
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if syntax == "" {
+				syntax = loginShell()
+			}
+			if unset {
+				return writeVariables(cmd.OutOrStdout(), syntax, clientEnv{}.cleared())
+			}
+			return printEnv(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), o, syntax)
+		},
+	}
+	addSettings(cmd.Flags(), o, "listen")
+	cmd.Flags().StringVar(&syntax, "shell", "", "`syntax`: bash (also zsh, sh), fish, pwsh, cmd, dotenv or json (default from $SHELL)")
+	cmd.Flags().BoolVar(&unset, "unset", false, "print what takes the variables away again")
+	completeWith(cmd, "shell", shellNames())
+	return cmd
+}
+
+// cleared lists all variables, none of them set.
+func (e clientEnv) cleared() []variable {
+	list := e.variables()
+	for i := range list {
+		list[i] = variable{name: list[i].name}
+	}
+	return list
+}
+
+func printEnv(ctx context.Context, stdout, stderr io.Writer, o *options, syntax string) error {
+	state, err := o.stateDir()
+	if err != nil {
+		return err
+	}
+	p, err := findProxy(ctx, state, o.listen)
+	if err != nil {
+		return err
+	}
+	authority, err := certs.Open(authorityDir(state))
+	if err != nil {
+		return err
+	}
+	bundle := bundlePath(state)
+	if _, err := os.Stat(bundle); err != nil {
+		if _, err := certs.WriteBundle(bundle, authority, inheritedRoots()); err != nil {
+			return err
+		}
+	}
+	e := clientEnv{proxy: "http://" + p.Listen, bundle: bundle, ca: authority.Path(), wgetrc: filepath.Join(state, "wgetrc")}
+	if err := keepWgetrc(e.wgetrc, bundle); err != nil {
+		return err
+	}
+	if set, err := rulesOf(o, p); err == nil {
+		var dropped []shadow
+		e.noProxy, dropped = noProxy(inheritedNoProxy(), set.Rules())
+		warnOfShadows(stderr, dropped)
+	} else {
+		// check says what is wrong with them. An entry could lead around a rule that is still in force.
+		fmt.Fprintln(stderr, "credproxy: NO_PROXY: left empty, because the rules cannot be read")
+	}
+	return writeVariables(stdout, syntax, e.variables())
+}
+
+// rulesOf reads the rules that the running proxy goes by.
+func rulesOf(o *options, p running) (*rules.Set, error) {
+	path := p.Rules
+	if path == "" || o.rules != "" {
+		var err error
+		if path, err = o.rulesPath(); err != nil {
+			return nil, err
+		}
+	}
+	return rules.Load(path, inject.Env{})
+}
+
+// keepWgetrc writes our wgetrc, unless the environment names that very file already.
+func keepWgetrc(path, bundle string) error {
+	if os.Getenv("WGETRC") == path {
+		if _, err := os.Stat(path); err == nil {
+			return nil
+		}
+	}
+	data, err := wgetrcFor(bundle)
+	if err != nil {
+		return err
+	}
+	if err := replaceFile(path, data); err != nil {
+		return &failure{slug: slugState, text: "writing the state folder", next: "choose another folder with --state", err: err}
+	}
+	return nil
+}

@@ -1,0 +1,99 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/credproxy/credproxy/secrets"
+	"golang.org/x/term"
+)
+
+// valueBound is more than any keyring takes; the store has the exact limit.
+const valueBound = 1 << 20
+
+// A valueSource says where the value of a secret comes from; the zero valueSource is a prompt, or stdin.
+type valueSource struct{ env, file string }
+
+func (s valueSource) read(stderr io.Writer, name string) (secrets.Value, error) {
+	switch {
+	case s.env != "" && s.file != "":
+		return secrets.Value{}, &failure{slug: slugUsage, text: "--from-env and --from-file are two values", next: "use one of them"}
+	case s.env != "":
+		value, ok := os.LookupEnv(s.env)
+		if !ok {
+			return secrets.Value{}, &failure{slug: slugInput, text: "the environment variable is not set", next: "--from-env takes its name, not its value"}
+		}
+		return secrets.NewValue(value), nil
+	case s.file != "" && s.file != "-":
+		return readSecretFile(s.file)
+	case term.IsTerminal(int(os.Stdin.Fd())):
+		return prompt(stderr, name)
+	}
+	return readValue(os.Stdin)
+}
+
+func readSecretFile(path string) (secrets.Value, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return secrets.Value{}, &failure{slug: slugInput, text: "reading the secret", next: "--from-file takes the path of a file", err: errors.Unwrap(err)}
+	}
+	defer f.Close()
+	return readValue(f)
+}
+
+// readValue reads all of r and takes one line end off.
+func readValue(r io.Reader) (secrets.Value, error) {
+	data, err := io.ReadAll(io.LimitReader(r, valueBound+1))
+	if err != nil {
+		return secrets.Value{}, &failure{slug: slugInput, text: "reading the secret", err: err}
+	}
+	if len(data) > valueBound {
+		return secrets.Value{}, &failure{slug: slugInput, text: "the value is too large", next: "store a key or token, not a document"}
+	}
+	text := string(data)
+	if rest, ok := strings.CutSuffix(text, "\n"); ok {
+		text = strings.TrimSuffix(rest, "\r")
+	}
+	return secrets.NewValue(text), nil
+}
+
+// prompt asks the person at the terminal, without showing what is typed.
+func prompt(stderr io.Writer, name string) (secrets.Value, error) {
+	fd := int(os.Stdin.Fd())
+	before, err := term.GetState(fd)
+	if err != nil {
+		return secrets.Value{}, &failure{slug: slugInput, text: "asking for the secret", next: "pipe it: credproxy secret set " + name + " < file", err: err}
+	}
+	// An interrupt would end the program and leave the terminal mute.
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(interrupted)
+
+	fmt.Fprintf(stderr, "Value of %s (not shown): ", name)
+	type answer struct {
+		text []byte
+		err  error
+	}
+	typed := make(chan answer, 1)
+	go func() {
+		text, err := term.ReadPassword(fd)
+		typed <- answer{text, err}
+	}()
+	select {
+	case <-interrupted:
+		_ = term.Restore(fd, before)
+		fmt.Fprintln(stderr)
+		return secrets.Value{}, exitStatus(130)
+	case a := <-typed:
+		fmt.Fprintln(stderr)
+		if a.err != nil {
+			return secrets.Value{}, &failure{slug: slugInput, text: "reading the secret", err: a.err}
+		}
+		return secrets.NewValue(string(a.text)), nil
+	}
+}

@@ -1,0 +1,205 @@
+package cli
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/credproxy/credproxy/certs"
+	"github.com/credproxy/credproxy/internal/testneed"
+)
+
+// A world is a home with rules and a server that they name, for tests that are no scripts.
+type world struct{ home, port, roots string }
+
+func newWorld(t *testing.T) world {
+	t.Helper()
+	dir := t.TempDir()
+	authority, err := certs.Open(filepath.Join(dir, "upstream"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, stop := newUpstream(authority)
+	t.Cleanup(stop)
+	w := world{home: filepath.Join(dir, "home"), port: port, roots: authority.Path()}
+	file := filepath.Join(dir, "rules.yaml")
+	text := `{version: 1, rules: [{name: service, match: {host: localhost, port: $PORT}, inject: {type: bearer, token: env:TOKEN}}]}`
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := installRules(file, w.home, port); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func (w world) command(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "credproxy", args...)
+	cmd.Env = []string{"HOME=" + w.home, "PATH=" + os.Getenv("PATH"), "CREDPROXY_BACKEND=file", "SSL_CERT_FILE=" + w.roots, "TOKEN=hunter2", quickExit}
+	return cmd
+}
+
+// await reads lines until want comes.
+func await(t *testing.T, lines <-chan string, want string) {
+	t.Helper()
+	timeout := time.After(20 * time.Second)
+	for {
+		select {
+		case line, ok := <-lines:
+			if !ok {
+				t.Fatalf("the program ended before it said %q", want)
+			}
+			if line == want {
+				return
+			}
+			t.Logf("said %q", line)
+		case <-timeout:
+			t.Fatalf("the program did not say %q", want)
+		}
+	}
+}
+
+func TestRunPassesSignalsOn(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS == "windows" {
+		t.Skip("Windows has no signals to send")
+	}
+	w := newWorld(t)
+	cmd := w.command(t, "run", "--", "quit", "signal")
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	said := lines(stdout)
+	await(t, said, "ready")
+	for _, test := range []struct {
+		sig  syscall.Signal
+		want string
+	}{
+		{syscall.SIGINT, "got interrupt"},
+		{syscall.SIGHUP, "got hangup"},
+		{syscall.SIGQUIT, "got quit"},
+		{syscall.SIGINT, "got interrupt"},
+		{syscall.SIGTERM, "got terminated"},
+	} {
+		if err := cmd.Process.Signal(test.sig); err != nil {
+			t.Fatal(err)
+		}
+		await(t, said, test.want)
+	}
+	if _ = cmd.Wait(); cmd.ProcessState.ExitCode() != 2 {
+		t.Errorf("exit status %d, want 2, the number of interrupts", cmd.ProcessState.ExitCode())
+	}
+}
+
+// A signal that was ignored when credproxy started, as under nohup, stays ignored in the command.
+func TestRunLeavesIgnoredSignalsIgnored(t *testing.T) {
+	t.Parallel()
+	sh := testneed.Program(t, "sh")
+	w := newWorld(t)
+	cmd := w.command(t)
+	cmd.Path, cmd.Err = sh, nil
+	cmd.Args = []string{"sh", "-c", `trap '' HUP; exec credproxy run -- sh -c 'kill -HUP $$; echo survived'`}
+	out, err := cmd.CombinedOutput()
+	if err != nil || strings.TrimSpace(string(out)) != "survived" {
+		t.Errorf("got %q, %v", out, err)
+	}
+}
+
+func TestServeStopsAtOnceWhenToldTwice(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS == "windows" {
+		t.Skip("Windows has no signals to send")
+	}
+	w := newWorld(t)
+	cmd := w.command(t, "serve", "--listen", "127.0.0.1:0")
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	said := lines(stderr)
+	first := <-said
+	address, ok := strings.CutPrefix(first, "credproxy: listening on ")
+	if !ok {
+		t.Fatalf("got %q", first)
+	}
+	// A tunnel that never ends keeps the drain waiting.
+	conn := dialTunnel(t, address, w.port)
+	defer conn.Close()
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	await(t, said, "credproxy: waiting for requests in flight; once more to stop at once")
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if _ = cmd.Wait(); cmd.ProcessState.ExitCode() != 1 {
+		t.Errorf("exit status %d, want 1", cmd.ProcessState.ExitCode())
+	}
+	if _, err := os.Stat(filepath.Join(w.home, ".local", "state", "credproxy", "proxy.json")); err == nil {
+		t.Error("proxy.json is still there")
+	}
+}
+
+// TestClients runs real programs, unchanged and without a secret, as clients.md says that people have them.
+func TestClients(t *testing.T) {
+	t.Parallel()
+	const url = "https://localhost:$PORT/user"
+	urllib := "import sys,urllib.request as u; print(u.urlopen(sys.argv[1]).read().decode())"
+	requests := "import sys,requests; print(requests.get(sys.argv[1]).text)"
+	aiohttp := `
+import sys, asyncio, aiohttp
+async def main():
+    async with aiohttp.ClientSession(trust_env=True) as session:
+        async with session.get(sys.argv[1]) as response:
+            print(await response.text())
+asyncio.run(main())`
+	for _, test := range []struct {
+		name    string
+		program func(*testing.T) string
+		args    []string
+	}{
+		{"curl", program("curl"), []string{"-sS", url}},
+		{"wget", program("wget"), []string{"-q", "-O", "-", url}},
+		{"urllib", program("python3"), []string{"-c", urllib, url}},
+		{"requests", python("requests"), []string{"-c", requests, url}},
+		{"aiohttp", python("aiohttp"), []string{"-c", aiohttp, url}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			path := test.program(t)
+			w := newWorld(t)
+			args := []string{"run", "--", path}
+			for _, arg := range test.args {
+				args = append(args, strings.ReplaceAll(arg, "$PORT", w.port))
+			}
+			out, err := w.command(t, args...).CombinedOutput()
+			if err != nil || !strings.Contains(string(out), "upstream: authenticated GET /user") {
+				t.Errorf("got %q, %v", out, err)
+			}
+			if strings.Contains(string(out), "hunter2") {
+				t.Errorf("the secret is in the output: %q", out)
+			}
+		})
+	}
+}
+
+func program(name string) func(*testing.T) string {
+	return func(t *testing.T) string { return testneed.Program(t, name) }
+}
+
+func python(module string) func(*testing.T) string {
+	return func(t *testing.T) string { return testneed.PythonModule(t, module) }
+}

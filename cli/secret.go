@@ -1,0 +1,159 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/credproxy/credproxy/secrets"
+	"github.com/spf13/cobra"
+)
+
+func newSecretCommand(o *options) *cobra.Command {
+	cmd := newGroup(&cobra.Command{
+		Use:   "secret",
+		Short: "Store, list and remove secrets in the keyring",
+		Long: `secret looks after the secrets that rules name as keyring:NAME. No command prints one.
+A running proxy uses a new value at once.`,
+	})
+	cmd.AddCommand(newSecretSetCommand(o), newSecretListCommand(o), newSecretRemoveCommand(o))
+	return cmd
+}
+
+func newSecretSetCommand(o *options) *cobra.Command {
+	var from valueSource
+	cmd := &cobra.Command{
+		Use:   "set NAME",
+		Short: "Store a secret, from a hidden prompt or from stdin",
+		Long: `set stores a secret in the keyring and reads it back. The value comes from a hidden prompt, or from stdin if that is
+not a terminal. It is never an argument: other users could see it, and the shell would keep it. One newline at its
+end is taken off.`,
+		Example: `  credproxy secret set github
+  pass show github | credproxy secret set github
+  credproxy secret set github --from-env GITHUB_TOKEN
+  credproxy secret set google --from-file service-account.json`,
+		Args:              exactly(1),
+		ValidArgsFunction: completeSecrets(o),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return setSecret(cmd.Context(), cmd.ErrOrStderr(), o, args[0], from)
+		},
+	}
+	cmd.Flags().StringVar(&from.env, "from-env", "", "take the value of this environment `variable`")
+	cmd.Flags().StringVar(&from.file, "from-file", "", "take the content of this `file`; - is stdin")
+	return cmd
+}
+
+func setSecret(ctx context.Context, stderr io.Writer, o *options, name string, from valueSource) error {
+	if err := checkSecretName(name); err != nil {
+		return err
+	}
+	store, err := o.store()
+	if err != nil {
+		return err
+	}
+	value, err := from.read(stderr, name)
+	if err != nil {
+		return err
+	}
+	if err := secrets.CheckStorable(value); err != nil {
+		return err
+	}
+	if err := store.Set(ctx, name, value); err != nil {
+		return err
+	}
+	fmt.Fprintf(stderr, "stored %s in %s keyring (rules name it keyring:%s)\n", name, store.Backend(), name)
+	return nil
+}
+
+func newSecretListCommand(o *options) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the names of the stored secrets",
+		Args:  noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return listSecrets(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), o, asJSON)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func listSecrets(ctx context.Context, stdout, stderr io.Writer, o *options, asJSON bool) error {
+	store, err := o.store()
+	if err != nil {
+		return err
+	}
+	list, err := store.List(ctx)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		if list == nil {
+			list = []secrets.Info{}
+		}
+		return writeJSON(stdout, list)
+	}
+	if len(list) == 0 {
+		fmt.Fprintf(stderr, "no secrets in %s keyring\n", store.Backend())
+		return nil
+	}
+	w := tabwriter.NewWriter(stdout, 0, 0, 3, ' ', 0)
+	for _, info := range list {
+		updated := ""
+		if !info.Updated.IsZero() {
+			updated = "\t" + info.Updated.Local().Format(time.DateTime)
+		}
+		fmt.Fprintf(w, "%s%s\n", info.Name, updated)
+	}
+	return w.Flush()
+}
+
+func newSecretRemoveCommand(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:               "rm NAME",
+		Aliases:           []string{"remove"},
+		Short:             "Remove a secret from the keyring",
+		Args:              exactly(1),
+		ValidArgsFunction: completeSecrets(o),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkSecretName(args[0]); err != nil {
+				return err
+			}
+			store, err := o.store()
+			if err != nil {
+				return err
+			}
+			if err := store.Remove(cmd.Context(), args[0]); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "removed %s from %s keyring\n", args[0], store.Backend())
+			return nil
+		},
+	}
+}
+
+// store opens the keyring that o names.
+func (o *options) store() (*secrets.Store, error) {
+	state, err := o.stateDir()
+	if err != nil {
+		return nil, err
+	}
+	return openStore(state, o.backend)
+}
+
+// checkSecretName accepts what can stand after keyring: in the rules. Its error does not repeat name, which may be the
+// secret itself in the wrong place.
+func checkSecretName(name string) error {
+	ref, err := secrets.ParseRef("keyring:" + name)
+	if err != nil || ref.Name != name {
+		return &failure{
+			slug: slugUsage,
+			text: "not a name for a secret: use small letters, digits, dots, dashes and underscores, at most 64",
+			next: "credproxy secret set NAME, and the value when asked for it",
+		}
+	}
+	return nil
+}

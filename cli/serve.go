@@ -1,0 +1,124 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/credproxy/credproxy/rules"
+	"github.com/spf13/cobra"
+)
+
+func newServeCommand(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the proxy until it is told to stop",
+		Long: `serve runs the proxy. When it accepts connections, it prints one line to stderr:
+
+  credproxy: listening on 127.0.0.1:7878
+
+It reloads the rules file when that changes; a broken one is reported and changes nothing. SIGHUP also forgets all
+cached secrets. SIGINT and SIGTERM let requests in flight finish; a second one stops at once.`,
+		Example: `  credproxy serve
+  credproxy serve --listen 127.0.0.1:0 --rules ./rules.yaml
+  eval "$(credproxy env)"      in the shell that is to use it`,
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), cmd.ErrOrStderr(), o) },
+	}
+	addSettings(cmd.Flags(), o, "listen")
+	return cmd
+}
+
+func serve(ctx context.Context, stderr io.Writer, o *options) error {
+	log := o.logger()
+	if err := errors.Join(harden(), noCoreDumps()); err != nil {
+		log.Warn(err.Error()) // a sandbox may forbid it; the proxy works without
+	}
+	state, err := o.stateDir()
+	if err != nil {
+		return err
+	}
+	path, err := o.rulesPath()
+	if err != nil {
+		return err
+	}
+	address := o.listen
+	if address == "" {
+		address = defaultListen
+	}
+	l, err := listen(address, state)
+	if err != nil {
+		return err
+	}
+	s, err := openStack(ctx, stackConfig{
+		Rules: path, State: state, Backend: o.backend, Log: log, Inherited: inheritedRoots(),
+		Changed: func(set *rules.Set, err error) { reportReload(stderr, path, set, err) },
+	})
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	if abs, err := filepath.Abs(path); err == nil {
+		path = abs
+	}
+	withdraw, err := announce(state, running{PID: os.Getpid(), Listen: l.Addr().String(), Rules: path, Started: time.Now()})
+	if err != nil {
+		return errors.Join(err, l.Close(), s.Close())
+	}
+	defer withdraw()
+
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, append([]os.Signal{os.Interrupt, syscall.SIGTERM}, reloadSignals...)...)
+	defer signal.Stop(signals)
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	served := make(chan error, 1)
+	go func() { served <- s.Proxy.Serve(ctx, l) }()
+	fmt.Fprintf(stderr, "credproxy: listening on %s\n", l.Addr())
+	return untilStopped(stderr, s, stop, signals, served)
+}
+
+// patience is how long a shutdown may take before it is worth a word.
+const patience = time.Second
+
+// untilStopped acts on signals until the proxy has ended. The first one that asks for an end lets requests finish;
+// the second leaves them, and the stack, to the end of the process.
+func untilStopped(stderr io.Writer, s *stack, stop func(), signals <-chan os.Signal, served <-chan error) error {
+	var slow <-chan time.Time
+	stopping := false
+	for {
+		select {
+		case err := <-served:
+			return errors.Join(err, s.Close())
+		case <-slow:
+			fmt.Fprintln(stderr, "credproxy: waiting for requests in flight; once more to stop at once")
+		case sig := <-signals:
+			switch {
+			case sig != os.Interrupt && sig != syscall.SIGTERM:
+				s.Secrets.Forget()
+				s.Rules.Reload()
+			case stopping:
+				return exitStatus(1)
+			default:
+				stopping = true
+				slow = time.After(patience)
+				stop()
+			}
+		}
+	}
+}
+
+// reportReload says what came of a reload, with the same message as check.
+func reportReload(w io.Writer, path string, set *rules.Set, err error) {
+	if err != nil {
+		report(w, err)
+		fmt.Fprintf(w, "credproxy: the last good rules stay in force\n")
+		return
+	}
+	fmt.Fprintf(w, "credproxy: %s reloaded: %s\n", filepath.Base(path), plural(len(set.Rules()), "rule"))
+}

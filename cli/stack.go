@@ -1,0 +1,236 @@
+package cli
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/credproxy/credproxy/audit"
+	"github.com/credproxy/credproxy/certs"
+	"github.com/credproxy/credproxy/inject"
+	"github.com/credproxy/credproxy/oauth"
+	"github.com/credproxy/credproxy/proxy"
+	"github.com/credproxy/credproxy/rules"
+	"github.com/credproxy/credproxy/secrets"
+	"golang.org/x/term"
+)
+
+// stackConfig says where a stack finds and puts things, and who listens.
+type stackConfig struct {
+	Rules   string // the rules file
+	State   string // absolute path of the state folder, which exists
+	Backend string // of the keyring; "": the one written down in State, else the platform's
+
+	Bundle    string   // where to write the bundle of roots; "": beside the CA
+	Inherited []string // files of roots that belong into the bundle
+
+	Clients func(*http.Request) (name string, ok bool) // who is asking; nil: everybody
+	Changed func(*rules.Set, error)                    // after each reload; nil: nobody cares
+	Events  []func(audit.Event)                        // who sees each request
+	Roots   *x509.CertPool                             // upstream roots; nil: the system's
+	Drain   time.Duration                              // for requests in flight at the end; 0: the proxy's default
+	Log     *slog.Logger
+}
+
+// A stack is everything between a rules file and a proxy that is ready to serve. Its owner closes it.
+type stack struct {
+	Store     *secrets.Store
+	Secrets   *secrets.Resolver
+	Authority *certs.Authority
+	Bundle    certs.Bundle
+	Rules     *rules.Watcher
+	Proxy     *proxy.Server
+
+	closers []func() error // in order of opening
+}
+
+// openStack opens all parts, in the order in which a mistake of the user's is most likely. ctx bounds the life of the rules'
+// watcher. If it fails, nothing stays open.
+func openStack(ctx context.Context, cfg stackConfig) (s *stack, err error) {
+	s = new(stack)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close())
+			s = nil
+		}
+	}()
+	env, err := s.openSecrets(cfg)
+	if err != nil {
+		return s, err
+	}
+	if err := findRules(cfg.Rules); err != nil {
+		return s, err
+	}
+	s.Rules, err = rules.Watch(ctx, rules.WatchConfig{Path: cfg.Rules, Env: env, Changed: cfg.Changed})
+	if err != nil {
+		return s, err
+	}
+	s.onClose(func() error { s.Rules.Close(); return nil })
+	if err := s.openCertificates(cfg); err != nil {
+		return s, err
+	}
+	if err := s.Store.Unlock(ctx); err != nil {
+		return s, err // better now than at the first request
+	}
+	file, err := openAuditFile(filepath.Join(cfg.State, "audit.log"))
+	if err != nil {
+		return s, err
+	}
+	s.onClose(file.Close)
+	events := audit.New(file, cfg.Events...)
+	s.onClose(events.Close)
+	s.Proxy, err = proxy.New(proxy.Config{
+		Rules: s.Rules.Current, Leaf: s.Authority.Leaf, Secrets: s.Secrets, Clients: cfg.Clients,
+		Audit: events, Log: cfg.Log, Roots: cfg.Roots, Drain: cfg.Drain,
+	})
+	return s, err
+}
+
+// openSecrets opens what rules get their secrets and tokens from.
+func (s *stack) openSecrets(cfg stackConfig) (env inject.Env, err error) {
+	s.Store, err = openStore(cfg.State, cfg.Backend)
+	if err != nil {
+		return env, err
+	}
+	s.Secrets = secrets.NewResolver(secrets.Config{Store: s.Store, Log: cfg.Log})
+	s.onClose(func() error { s.Secrets.Close(); return nil })
+	tokens := oauth.NewCache()
+	client := tokenClient(cfg.Roots)
+	s.onClose(func() error {
+		tokens.Close()
+		client.CloseIdleConnections()
+		return nil
+	})
+	return inject.Env{Secrets: s.Secrets, Tokens: tokens, HTTP: client}, nil
+}
+
+// openStore opens the keyring. Only if a person sits there, may it ask for a passphrase.
+func openStore(state, backend string) (*secrets.Store, error) {
+	attended := term.IsTerminal(int(os.Stdin.Fd())) && term.IsTerminal(int(os.Stderr.Fd()))
+	return secrets.OpenStore(secrets.StoreConfig{State: state, Backend: backend, Interactive: attended})
+}
+
+func (s *stack) openCertificates(cfg stackConfig) (err error) {
+	if s.Authority, err = certs.Open(authorityDir(cfg.State)); err != nil {
+		return err
+	}
+	path := cfg.Bundle
+	if path == "" {
+		path = bundlePath(cfg.State)
+	}
+	s.Bundle, err = certs.WriteBundle(path, s.Authority, cfg.Inherited)
+	if err == nil && s.Bundle.Roots == 0 {
+		cfg.Log.Warn("this system has no root certificates: clients can only reach hosts that rules name; install ca-certificates, or set SSL_CERT_FILE")
+	}
+	return err
+}
+
+func (s *stack) onClose(f func() error) { s.closers = append(s.closers, f) }
+
+// Close ends all parts, the last one opened first, and waits for their goroutines.
+func (s *stack) Close() error {
+	var errs []error
+	for i := len(s.closers) - 1; i >= 0; i-- {
+		errs = append(errs, s.closers[i]())
+	}
+	s.closers = nil
+	return errors.Join(errs...)
+}
+
+func authorityDir(state string) string { return filepath.Join(state, "ca") }
+func bundlePath(state string) string   { return filepath.Join(state, "ca", "bundle.pem") }
+
+// rootVariables name files of roots in the environment that credproxy is started in.
+var rootVariables = []string{"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"}
+
+// inheritedRoots lists the files that rootVariables name.
+func inheritedRoots() []string {
+	var files []string
+	for _, name := range rootVariables {
+		if file := os.Getenv(name); file != "" {
+			files = append(files, file)
+		}
+	}
+	return files
+}
+
+// findRules reports a rules file that does not exist, which is how everybody starts.
+func findRules(path string) error {
+	_, err := os.Stat(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil // whatever else is wrong, loading says it better
+	}
+	next := "printf 'version: 1\\nrules: []\\n' > " + quote(path)
+	if dir := filepath.Dir(path); !isDir(dir) {
+		next = "mkdir -p " + quote(dir) + "\n" + next
+	}
+	return &failure{slug: slugRulesMissing, text: "there is no rules file at " + path, next: next}
+}
+
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
+
+// tokenClient asks token endpoints: directly, for the environment's proxy may be this one; over verified TLS; and never
+// somewhere else, for a redirect would carry the client's secret along.
+func tokenClient(roots *x509.CertPool) *http.Client {
+	dialer := &net.Dialer{Timeout: 10 * time.Second}
+	return &http.Client{
+		Timeout:       30 * time.Second,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport: &http.Transport{
+			Proxy:                  nil,
+			DialContext:            dialer.DialContext,
+			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
+			TLSHandshakeTimeout:    10 * time.Second,
+			ResponseHeaderTimeout:  20 * time.Second,
+			IdleConnTimeout:        time.Minute,
+			MaxIdleConns:           16,
+			MaxResponseHeaderBytes: 64 << 10,
+			ForceAttemptHTTP2:      true,
+		},
+	}
+}
+
+// listen opens the proxy's port. It refuses addresses that other machines can reach: whoever can reach the proxy can
+// use the credentials.
+func listen(address, state string) (net.Listener, error) {
+	host, port, err := net.SplitHostPort(address)
+	if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || strconv.FormatUint(n, 10) != port {
+		return nil, &failure{slug: slugUsage, text: "not an address to listen on: " + address, next: "--listen " + defaultListen}
+	}
+	if strings.EqualFold(host, "localhost") {
+		host = "127.0.0.1" // what clients are told; ::1 may belong to somebody else
+	}
+	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
+		return nil, &failure{
+			slug: slugUsage,
+			text: "refusing to listen on " + address + ": other machines could use your credentials",
+			next: "--listen 127.0.0.1:" + port,
+		}
+	}
+	l, err := net.Listen("tcp", net.JoinHostPort(host, port))
+	if err != nil && portInUse(err) {
+		who := "another program"
+		if r, err := announced(state); err == nil && r.Listen == address && alive(r.PID) {
+			who = fmt.Sprintf("credproxy, process %d", r.PID)
+		}
+		return nil, &failure{slug: slugPortInUse, text: address + " is in use by " + who, next: "choose another port, or any: --listen 127.0.0.1:0"}
+	}
+	if err != nil {
+		return nil, &failure{slug: slugState, text: "listening on " + address, next: "--listen 127.0.0.1:0", err: err}
+	}
+	return l, nil
+}

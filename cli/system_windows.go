@@ -1,0 +1,38 @@
+package cli
+
+import (
+	"errors"
+	"os"
+
+	"golang.org/x/sys/windows"
+)
+
+// lockFile does nothing: what the lock is for, moving a file, fails while another process has the file open.
+func lockFile(*os.File) error { return nil }
+
+func sharingViolation(err error) bool { return errors.Is(err, windows.ERROR_SHARING_VIOLATION) }
+
+// alive reports whether there is a process pid.
+func alive(pid int) bool {
+	p, err := os.FindProcess(pid)
+	if err != nil {
+		return false
+	}
+	_ = p.Release()
+	return true
+}
+
+// inForeground is true because the console sends ^C to all of its processes.
+func inForeground() bool { return true }
+
+// passedOn are the signals that run must outlive; none can be sent to another process.
+var passedOn = []os.Signal{os.Interrupt}
+
+func fromTerminal(os.Signal) bool { return true }
+
+// reloadSignals make serve read everything anew; there are none.
+var reloadSignals []os.Signal
+
+func statusOf(state *os.ProcessState) int { return state.ExitCode() }
+
+func portInUse(err error) bool { return errors.Is(err, windows.WSAEADDRINUSE) }
