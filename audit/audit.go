@@ -3,7 +3,6 @@
 package audit
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"sync"
@@ -39,17 +38,19 @@ type Log struct {
 	mu      sync.Mutex
 	room    *sync.Cond // signalled when pending shrinks or the log closes
 	pending []byte
+	spare   []byte // the buffer that is not pending, to be used again
 	err     error
 	closed  bool
 
-	wake chan struct{}
-	done chan struct{}
+	wake   chan struct{} // there is something pending
+	ending chan struct{} // closed by Close
+	done   chan struct{} // closed when the goroutine has ended
 }
 
 // New returns a Log that writes to w, in a goroutine of its own. Each listener sees each event, in the goroutine of
 // its request, and must return at once. Close ends the Log.
 func New(w io.Writer, listeners ...func(Event)) *Log {
-	l := &Log{listeners: listeners, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	l := &Log{listeners: listeners, wake: make(chan struct{}, 1), ending: make(chan struct{}), done: make(chan struct{})}
 	l.room = sync.NewCond(&l.mu)
 	go l.drain(w)
 	return l
@@ -63,23 +64,21 @@ func (l *Log) Write(e Event) {
 	for _, listen := range l.listeners {
 		listen(e)
 	}
-	line, err := json.Marshal(e)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err != nil {
-		l.err = fmt.Errorf("encoding an audit event: %w", err)
-		return
-	}
 	for len(l.pending) > maxPending && !l.closed {
 		l.room.Wait()
 	}
 	if l.closed {
 		return
 	}
-	l.pending = append(append(l.pending, line...), '\n')
-	select {
-	case l.wake <- struct{}{}:
-	default:
+	first := len(l.pending) == 0
+	l.pending = append(e.appendJSON(l.pending), '\n')
+	if first {
+		select {
+		case l.wake <- struct{}{}:
+		default:
+		}
 	}
 }
 
@@ -104,27 +103,45 @@ func (l *Log) Close() error {
 	l.room.Broadcast()
 	l.mu.Unlock()
 	if first {
-		close(l.wake)
+		close(l.ending)
 	}
 	<-l.done
 	return l.Err()
 }
 
-// retryAfter is the pause before a failed write is tried again.
-const retryAfter = time.Second
+const (
+	// retryAfter is the pause before a failed write is tried again.
+	retryAfter = time.Second
+	// gather is how long events are gathered for one write.
+	gather = 10 * time.Millisecond
+)
 
 func (l *Log) drain(w io.Writer) {
 	defer close(l.done)
-	var retry <-chan time.Time
-	for open := true; open; {
-		select {
-		case _, open = <-l.wake:
-		case <-retry:
+	for l.wait() {
+		for !l.flush(w) {
+			select {
+			case <-l.ending:
+				return
+			case <-time.After(retryAfter):
+			}
 		}
-		retry = nil
-		if !l.flush(w) {
-			retry = time.After(retryAfter)
-		}
+	}
+	l.flush(w)
+}
+
+// wait returns when it is time to write, with false when the log ends.
+func (l *Log) wait() bool {
+	select {
+	case <-l.ending:
+		return false
+	case <-l.wake:
+	}
+	select {
+	case <-l.ending:
+		return false
+	case <-time.After(gather):
+		return true
 	}
 }
 
@@ -132,7 +149,8 @@ func (l *Log) drain(w io.Writer) {
 func (l *Log) flush(w io.Writer) bool {
 	l.mu.Lock()
 	batch := l.pending
-	l.pending = nil
+	l.pending = l.spare[:0]
+	l.spare = nil
 	l.mu.Unlock()
 	if len(batch) == 0 {
 		return true
@@ -143,9 +161,10 @@ func (l *Log) flush(w io.Writer) bool {
 	if err != nil {
 		l.err = fmt.Errorf("writing the audit log: %w", err)
 		l.pending = append(batch[n:len(batch):len(batch)], l.pending...)
-		return false
+		return false // what was pending before is tried again first
 	}
 	l.err = nil
+	l.spare = batch
 	l.room.Broadcast()
 	return true
 }

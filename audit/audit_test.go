@@ -5,11 +5,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 func TestEveryEventIsOneLine(t *testing.T) {
@@ -77,6 +79,7 @@ func TestBrokenWriterIsReportedAndRecovers(t *testing.T) {
 		w := &flaky{broken: true}
 		l := New(w)
 		l.Write(Event{Method: "GET", Host: "a"})
+		time.Sleep(gather) // of the bubble's clock
 		synctest.Wait()
 		if l.Err() == nil {
 			t.Error("Err is nil while the writer fails")
@@ -85,6 +88,7 @@ func TestBrokenWriterIsReportedAndRecovers(t *testing.T) {
 		w.broken = false
 		w.mu.Unlock()
 		l.Write(Event{Method: "GET", Host: "b"})
+		time.Sleep(retryAfter)
 		synctest.Wait()
 		if err := l.Err(); err != nil {
 			t.Errorf("Err is %v after the writer recovered", err)
@@ -120,5 +124,33 @@ func TestNilLog(t *testing.T) {
 	l.Write(Event{})
 	if l.Err() != nil || l.Close() != nil {
 		t.Error("a nil Log is broken")
+	}
+}
+
+func TestEncodingIsEncodingJSONs(t *testing.T) {
+	t.Parallel()
+	for _, e := range []Event{
+		{},
+		{Time: time.Unix(1, 5).UTC(), Client: "run", Method: "GET", Host: "a:1", Path: "/<&>\"\\\x00é\xff", Rule: "r", Decision: "inject", Reason: "x\ny",
+			Inject: []string{"bearer", "basic"}, Secrets: []string{"keyring:a#b"}, Status: 200, Sent: 1, Received: -2, Duration: time.Second, Error: "loop"},
+	} {
+		want, err := json.Marshal(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := e.appendJSON(nil); string(got) != string(want) {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+	}
+}
+
+func BenchmarkWrite(b *testing.B) {
+	l := New(io.Discard)
+	defer l.Close()
+	e := Event{Time: time.Now(), Method: "GET", Host: "api.example.com", Path: "/v1/things", Rule: "things", Decision: "inject",
+		Inject: []string{"bearer"}, Secrets: []string{"keyring:things"}, Status: 200, Received: 1024, Duration: time.Millisecond}
+	b.ReportAllocs()
+	for b.Loop() {
+		l.Write(e)
 	}
 }
