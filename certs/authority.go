@@ -66,7 +66,7 @@ func Open(dir string) (*Authority, error) {
 		return nil, fmt.Errorf("making the leaf cache: %w", err)
 	}
 	return &Authority{
-		path:    filepath.Join(dir, certFile),
+		path:    Path(dir),
 		pem:     pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}),
 		cert:    cert,
 		key:     key,
@@ -77,6 +77,9 @@ func Open(dir string) (*Authority, error) {
 
 // Path is the PEM file of the CA's certificate, for the clients.
 func (a *Authority) Path() string { return a.path }
+
+// Path is where the certificate of the CA in dir is, or will be.
+func Path(dir string) string { return filepath.Join(dir, certFile) }
 
 // PEM is the CA's certificate.
 func (a *Authority) PEM() []byte { return bytes.Clone(a.pem) }
@@ -107,7 +110,7 @@ func renew(dir string) (*x509.Certificate, *ecdsa.PrivateKey, error) {
 // load reads the CA. The error wraps fs.ErrNotExist if either file is not there: one without the other is what a
 // crash while creating leaves behind.
 func load(dir string) (*x509.Certificate, *ecdsa.PrivateKey, error) {
-	keyPath, certPath := filepath.Join(dir, keyFile), filepath.Join(dir, certFile)
+	keyPath, certPath := filepath.Join(dir, keyFile), Path(dir)
 	again := fmt.Sprintf("to start over with a new CA: rm %s %s", keyPath, certPath)
 	if _, err := os.Stat(certPath); err != nil {
 		return nil, nil, &Error{Text: "reading the local CA", Next: again, Err: err}

@@ -45,7 +45,7 @@ func create(dir string) (*x509.Certificate, *ecdsa.PrivateKey, error) {
 	}
 	// A crash between these steps leaves a key without a certificate, which the next Open takes for no CA at all.
 	// In any other order it could leave a pair that does not belong together.
-	certPath := filepath.Join(dir, certFile)
+	certPath := Path(dir)
 	if err := os.Remove(certPath); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, &Error{Text: "replacing the expired local CA", Err: err}
 	}

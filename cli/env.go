@@ -61,18 +61,11 @@ func printEnv(ctx context.Context, stdout, stderr io.Writer, o *options, syntax 
 	if err != nil {
 		return err
 	}
-	authority, err := certs.Open(authorityDir(state))
-	if err != nil {
+	e := clientEnv{proxy: "http://" + p.Listen, bundle: bundlePath(state), ca: certs.Path(authorityDir(state)), wgetrc: filepath.Join(state, "wgetrc")}
+	if err := keepRoots(state, e); err != nil {
 		return err
 	}
-	bundle := bundlePath(state)
-	if _, err := os.Stat(bundle); err != nil {
-		if _, err := certs.WriteBundle(bundle, authority, inheritedRoots()); err != nil {
-			return err
-		}
-	}
-	e := clientEnv{proxy: "http://" + p.Listen, bundle: bundle, ca: authority.Path(), wgetrc: filepath.Join(state, "wgetrc")}
-	if err := keepWgetrc(e.wgetrc, bundle); err != nil {
+	if err := keepWgetrc(e.wgetrc, e.bundle); err != nil {
 		return err
 	}
 	if set, err := rulesOf(o, p); err == nil {
@@ -84,6 +77,25 @@ func printEnv(ctx context.Context, stdout, stderr io.Writer, o *options, syntax 
 		fmt.Fprintln(stderr, "credproxy: NO_PROXY: left empty, because the rules cannot be read")
 	}
 	return writeVariables(stdout, syntax, e.variables())
+}
+
+// keepRoots makes sure that the files exist. What the running proxy has written stays as it is: to open the CA could
+// mean to renew it.
+func keepRoots(state string, e clientEnv) error {
+	if isFile(e.bundle) && isFile(e.ca) {
+		return nil
+	}
+	authority, err := certs.Open(authorityDir(state))
+	if err != nil {
+		return err
+	}
+	_, err = certs.WriteBundle(e.bundle, authority, inheritedRoots())
+	return err
+}
+
+func isFile(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular()
 }
 
 // rulesOf reads the rules that the running proxy goes by.
@@ -100,10 +112,8 @@ func rulesOf(o *options, p running) (*rules.Set, error) {
 
 // keepWgetrc writes our wgetrc, unless the environment names that very file already.
 func keepWgetrc(path, bundle string) error {
-	if os.Getenv("WGETRC") == path {
-		if _, err := os.Stat(path); err == nil {
-			return nil
-		}
+	if os.Getenv("WGETRC") == path && isFile(path) {
+		return nil
 	}
 	data, err := wgetrcFor(bundle)
 	if err != nil {

@@ -326,3 +326,22 @@ func TestExitCode(t *testing.T) {
 		}
 	}
 }
+
+// TestDocsListEveryVariable keeps docs/clients.md complete.
+func TestDocsListEveryVariable(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile(filepath.Join("..", "docs", "clients.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range (clientEnv{}).variables() {
+		if !bytes.Contains(page, []byte("`"+v.name+"`")) {
+			t.Errorf("docs/clients.md does not name %s", v.name)
+		}
+	}
+	for _, name := range append(slices.Clone(rootVariables), "CREDPROXY_RUN") {
+		if !bytes.Contains(page, []byte("`"+name+"`")) {
+			t.Errorf("docs/clients.md does not name %s", name)
+		}
+	}
+}

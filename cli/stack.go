@@ -80,8 +80,8 @@ func openStack(ctx context.Context, cfg stackConfig) (s *stack, err error) {
 	if err := s.openCertificates(cfg); err != nil {
 		return s, err
 	}
-	if err := s.Store.Unlock(ctx); err != nil {
-		return s, err // better now than at the first request
+	if err := s.unlock(ctx); err != nil {
+		return s, err
 	}
 	file, err := openAuditFile(filepath.Join(cfg.State, "audit.log"))
 	if err != nil {
@@ -119,6 +119,16 @@ func (s *stack) openSecrets(cfg stackConfig) (env inject.Env, err error) {
 func openStore(state, backend string) (*secrets.Store, error) {
 	attended := term.IsTerminal(int(os.Stdin.Fd())) && term.IsTerminal(int(os.Stderr.Fd()))
 	return secrets.OpenStore(secrets.StoreConfig{State: state, Backend: backend, Interactive: attended})
+}
+
+// unlock asks for the keyring's passphrase, if one is needed, now and not at the first request.
+func (s *stack) unlock(ctx context.Context) error {
+	for _, ref := range s.Rules.Current().Refs() {
+		if ref.Scheme == "keyring" {
+			return s.Store.Unlock(ctx)
+		}
+	}
+	return nil
 }
 
 func (s *stack) openCertificates(cfg stackConfig) (err error) {
