@@ -312,8 +312,9 @@ func TestConnectionClose(t *testing.T) {
 		}
 	}
 	// E28: it is the client's connection that closes, not ours to the upstream.
-	if n := up.conns.Load(); n != 1 {
-		t.Errorf("%d upstream connections for 3 requests, want 1", n)
+	// The first answer tells that the upstream speaks HTTP/1.1; the others share a second connection.
+	if n := up.conns.Load(); n > 2 {
+		t.Errorf("%d upstream connections for 3 requests, want at most 2", n)
 	}
 }
 
@@ -804,8 +805,8 @@ func TestUpstreamConnectionsAreReused(t *testing.T) {
 		mustGet(t, c, up.url("api.localhost", "/"))
 		c.CloseIdleConnections()
 	}
-	if n := up.conns.Load(); n != 1 {
-		t.Errorf("%d upstream connections for 5 clients, want 1", n)
+	if n := up.conns.Load(); n > 2 {
+		t.Errorf("%d upstream connections for 5 clients, want at most 2", n)
 	}
 }
 

@@ -91,6 +91,9 @@ func (b *responseBody) read(p []byte) (int, error) {
 		return b.ReadCloser.Read(p)
 	}
 	b.begun = true
+	if waiting, ok := b.ReadCloser.(*directBody); ok && waiting.ready() {
+		return b.ReadCloser.Read(p)
+	}
 	head := time.AfterFunc(headDelay, b.x.flushHead)
 	n, err := b.ReadCloser.Read(p)
 	if !head.Stop() {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptrace"
 	"strings"
 
 	"github.com/credproxy/credproxy/inject"
@@ -40,7 +39,7 @@ func (s *Server) forward(x *exchange, req *http.Request) (*http.Response, error)
 	if len(d.Inject) > 0 && s.cfg.Audit.Err() != nil {
 		return nil, faultf(auditFailed, "the audit log cannot be written, so no credential is used").advise("make room on the disk that holds the state folder")
 	}
-	pool := s.transports.pick(d.TLS, loopback)
+	p := s.transports.pick(d.TLS, loopback)
 	x.takeBody(req, d)
 	out, used, err := x.authenticate(req, d)
 	if err != nil {
@@ -49,12 +48,12 @@ func (s *Server) forward(x *exchange, req *http.Request) (*http.Response, error)
 	if x.body != nil {
 		out.Body = x.body
 	}
-	resp, err := x.send(pool, out)
+	resp, err := x.send(p, out)
 	if err != nil {
 		return nil, err
 	}
 	if resp.StatusCode == http.StatusUnauthorized && len(used) > 0 {
-		resp = x.retry(pool, req, d, used, resp)
+		resp = x.retry(p, req, d, used, resp)
 	}
 	return x.receive(resp)
 }
@@ -109,7 +108,8 @@ func (x *exchange) authenticate(req *http.Request, d rules.Decision) (*http.Requ
 	}
 	var used []usage
 	for _, c := range d.Inject {
-		if d.OnExisting != rules.Replace && present(c, req) {
+		// Asked of out, whose `remove` headers are gone, and not of req. No two credentials write the same place.
+		if d.OnExisting != rules.Replace && present(c, out) {
 			if d.OnExisting == rules.Fail {
 				return nil, nil, faultf(credentialExists, "the request already carries what rule %q would set", d.Rule).
 					advise("take the credential out of the program, or set on_existing: replace in the rule")
@@ -124,7 +124,10 @@ func (x *exchange) authenticate(req *http.Request, d rules.Decision) (*http.Requ
 	}
 	if used != nil {
 		x.event.Decision = "inject"
-		x.nameCredentials(used)
+		x.event.Inject, x.event.Secrets = d.Types, d.Secrets
+		if len(used) < len(d.Inject) {
+			x.nameCredentials(used)
+		}
 	}
 	return out, used, nil
 }
@@ -150,9 +153,8 @@ func (x *exchange) nameCredentials(used []usage) {
 }
 
 // send is one round trip.
-func (x *exchange) send(pool *http.Transport, out *http.Request) (*http.Response, error) {
-	out = out.WithContext(httptrace.WithClientTrace(out.Context(), &httptrace.ClientTrace{Got1xxResponse: x.interim}))
-	resp, err := pool.RoundTrip(out)
+func (x *exchange) send(p *pool, out *http.Request) (*http.Response, error) {
+	resp, err := p.send(out, x.interim)
 	if err == nil {
 		return resp, nil
 	}
@@ -164,7 +166,7 @@ func (x *exchange) send(pool *http.Transport, out *http.Request) (*http.Response
 
 // retry answers a 401: the credentials that were refused are renewed and the request is sent once more, if they did
 // change and the body is still there.
-func (x *exchange) retry(pool *http.Transport, req *http.Request, d rules.Decision, used []usage, first *http.Response) *http.Response {
+func (x *exchange) retry(p *pool, req *http.Request, d rules.Decision, used []usage, first *http.Response) *http.Response {
 	for _, u := range used {
 		u.credential.Reject(u.values)
 	}
@@ -182,7 +184,7 @@ func (x *exchange) retry(pool *http.Transport, req *http.Request, d rules.Decisi
 	if x.body != nil {
 		out.Body = io.NopCloser(bytes.NewReader(body))
 	}
-	second, err := x.send(pool, out)
+	second, err := x.send(p, out)
 	if err != nil {
 		return first
 	}

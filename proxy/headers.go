@@ -58,10 +58,12 @@ func endHop(h http.Header) {
 
 // outbound is a copy of r for the upstream: with a header of its own, and nothing that net/http would add by itself.
 func outbound(r *http.Request, upgrade string) *http.Request {
-	out := r.Clone(r.Context())
-	out.Trailer = r.Trailer // shared: net/http fills it when the body ends
-	out.RequestURI = ""
-	out.Close = false // the client's Connection: close must not end our upstream connection
+	url := *r.URL
+	out := (&http.Request{
+		Method: r.Method, URL: &url, Host: r.Host, Header: r.Header.Clone(), ContentLength: r.ContentLength, Body: http.NoBody,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Trailer: r.Trailer, // shared: net/http fills it when the body ends
+	}).WithContext(r.Context())
 	if upgrade != "" {
 		out.Header["Connection"] = []string{"Upgrade"}
 		out.Header["Upgrade"] = []string{upgrade}

@@ -23,8 +23,8 @@ type transports struct {
 	roots   *x509.CertPool
 	dialer  *dialer
 	secrets *secrets.Resolver
-	base    *http.Transport
-	others  *lru.Cache[transportKey, *http.Transport]
+	base    *pool
+	others  *lru.Cache[transportKey, *pool]
 }
 
 type transportKey struct {
@@ -34,17 +34,17 @@ type transportKey struct {
 
 func newTransports(roots *x509.CertPool, d *dialer, s *secrets.Resolver) *transports {
 	t := &transports{roots: roots, dialer: d, secrets: s}
-	t.base = t.build(nil, false)
+	t.base = newPool(t.build(nil, false))
 	// The size is a constant above zero, so that there is no error.
-	t.others, _ = lru.NewWithEvict(maxTransports, func(_ transportKey, old *http.Transport) { old.CloseIdleConnections() })
+	t.others, _ = lru.NewWithEvict(maxTransports, func(_ transportKey, old *pool) { old.closeIdle() })
 	return t
 }
 
 // system is the pool for the system's roots and any address.
-func (t *transports) system() *http.Transport { return t.base }
+func (t *transports) system() *http.Transport { return t.base.transport }
 
 // pick returns the pool for settings. With loopback it connects to loopback addresses only.
-func (t *transports) pick(settings *rules.TLS, loopback bool) *http.Transport {
+func (t *transports) pick(settings *rules.TLS, loopback bool) *pool {
 	if settings == nil && !loopback {
 		return t.base
 	}
@@ -55,7 +55,7 @@ func (t *transports) pick(settings *rules.TLS, loopback bool) *http.Transport {
 	if found, ok := t.others.Get(key); ok {
 		return found
 	}
-	fresh := t.build(settings, loopback)
+	fresh := newPool(t.build(settings, loopback))
 	if found, ok, _ := t.others.PeekOrAdd(key, fresh); ok {
 		return found
 	}
@@ -119,9 +119,9 @@ func (t *transports) clientCertificate(ctx context.Context, settings *rules.TLS)
 }
 
 func (t *transports) closeIdle() {
-	t.base.CloseIdleConnections()
+	t.base.closeIdle()
 	for _, other := range t.others.Values() {
-		other.CloseIdleConnections()
+		other.closeIdle()
 	}
 }
 

@@ -181,6 +181,12 @@ func (l *loader) credentials(prefix string, f *ruleField, r *rule) {
 			l.add(prefix, strict.Errors{strict.Errorf(&f.Inject, "inject is empty")})
 		}
 		r.decision.Inject = creds
+		for _, c := range creds {
+			r.decision.Types = append(r.decision.Types, c.Type())
+			for _, ref := range c.Refs() {
+				r.decision.Secrets = append(r.decision.Secrets, ref.String())
+			}
+		}
 	}
 	if t := f.TLS.Value; t != nil {
 		built, errs := t.build(l.read)

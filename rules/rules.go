@@ -114,7 +114,9 @@ type Decision struct {
 	Slug   string // why not, if not Allow: denied, no_rule, bad_path, or bad_request for a host that is no host name
 	Reason string // for the client and the audit log
 
-	Inject []inject.Credential
+	Inject  []inject.Credential
+	Types   []string // of the credentials, one each
+	Secrets []string // the references that the credentials need, as written
 
 	// Remove lists the canonical names of headers that must not be sent: those of the rule, and where a rule for
 	// the host limits methods also the headers with which a request asks for another method than its own. It can

@@ -1,3 +1,5 @@
+//go:build unix
+
 package proxy
 
 import (
@@ -16,9 +18,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/credproxy/credproxy/audit"
 	"github.com/elazarl/goproxy"
 )
 
@@ -31,7 +35,10 @@ func startStock(b *testing.B, up *testCA, mitm *testCA) string {
 	b.Helper()
 	g := goproxy.NewProxyHttpServer()
 	g.Logger = log.New(io.Discard, "", 0)
-	g.Tr = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: up.pool}, MaxIdleConnsPerHost: 64}
+	g.Tr = &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: up.pool}, MaxIdleConnsPerHost: 64,
+		DialContext: (&dialer{}).dial, // for the *.localhost names
+	}
 	g.ConnectDial = nil
 	g.CertStore = &stockStore{}
 	ca := &tls.Certificate{Certificate: [][]byte{mitm.cert.Raw}, PrivateKey: mitm.key, Leaf: mitm.cert}
@@ -66,10 +73,20 @@ func (s *stockStore) Fetch(host string, make func() (*tls.Certificate, error)) (
 
 // A contender is one of the proxies that are compared.
 type contender struct {
-	name string
-	do   func(n int) // n requests
-	took time.Duration
-	done int
+	name         string
+	do           func(n int) // n requests
+	took         time.Duration
+	done         int
+	objects, cpu float64
+}
+
+// spent returns the heap objects and CPU seconds of this process so far.
+func spent() (objects, cpu float64) {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	var u syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &u)
+	return float64(m.Mallocs), time.Duration(u.Utime.Nano() + u.Stime.Nano()).Seconds()
 }
 
 // compare runs the contenders in turns and reports each one's rate, and its ratio to the first.
@@ -82,9 +99,13 @@ func compare(b *testing.B, all ...*contender) {
 	b.ResetTimer()
 	for done := 0; done < b.N; done += slice {
 		for _, c := range all {
+			objects, cpu := spent()
 			start := time.Now()
 			c.do(slice)
 			c.took += time.Since(start)
+			objectsAfter, cpuAfter := spent()
+			c.objects += objectsAfter - objects
+			c.cpu += cpuAfter - cpu
 			c.done += slice
 		}
 	}
@@ -92,6 +113,8 @@ func compare(b *testing.B, all ...*contender) {
 	rate := func(c *contender) float64 { return float64(c.done) / c.took.Seconds() }
 	for _, c := range all {
 		b.ReportMetric(rate(c), c.name+"/s")
+		b.ReportMetric(c.objects/float64(c.done), c.name+"-allocs")
+		b.ReportMetric(c.cpu/float64(c.done)*1e6, c.name+"-cpu-µs")
 	}
 	for _, c := range all[1:] {
 		b.ReportMetric(rate(c)/rate(all[0]), c.name+"-x-"+all[0].name)
@@ -137,6 +160,17 @@ func fetch(b *testing.B, c *http.Client, url string) {
 	resp.Body.Close()
 }
 
+// fileAudit writes the audit log to a file, as serve does, and keeps no events in memory.
+func fileAudit(b *testing.B) proxyOption {
+	f, err := os.Create(filepath.Join(b.TempDir(), "audit.log"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	l := audit.New(f)
+	b.Cleanup(func() { _ = l.Close(); _ = f.Close() })
+	return func(cfg *Config, _ *limits) { cfg.Audit = l }
+}
+
 // kilobyte answers with 1 KiB to requests that carry the credential.
 func kilobyte(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Authorization") != "Bearer "+canary && r.URL.Path != "/direct" {
@@ -155,7 +189,7 @@ func BenchmarkKeepAlive(b *testing.B) {
 		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) {
 			ca := newTestCA(b, "upstream")
 			up := startUpstream(b, ca, false, kilobyte)
-			p := startProxy(b, ca, bearerRule(b, "api.localhost", up.port))
+			p := startProxy(b, ca, bearerRule(b, "api.localhost", up.port), fileAudit(b))
 			stockCA := newTestCA(b, "stock")
 			url := up.url("api.localhost", "/")
 			compare(b,
@@ -170,7 +204,7 @@ func BenchmarkKeepAlive(b *testing.B) {
 func BenchmarkNewConnection(b *testing.B) {
 	ca := newTestCA(b, "upstream")
 	up := startUpstream(b, ca, false, kilobyte)
-	p := startProxy(b, ca, bearerRule(b, "api.localhost", up.port))
+	p := startProxy(b, ca, bearerRule(b, "api.localhost", up.port), fileAudit(b))
 	stockCA := newTestCA(b, "stock")
 	target := "api.localhost:" + up.port
 	once := func(name, proxy string, roots *testCA) *contender {
@@ -221,7 +255,7 @@ func BenchmarkEventLatency(b *testing.B) {
 			w.(http.Flusher).Flush()
 		}
 	})
-	p := startProxy(b, ca, bearerRule(b, "api.localhost", up.port))
+	p := startProxy(b, ca, bearerRule(b, "api.localhost", up.port), fileAudit(b))
 	resp, err := benchClient(b, p.addr, p.ca, 1).Get(up.url("api.localhost", "/"))
 	if err != nil {
 		b.Fatal(err)

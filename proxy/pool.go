@@ -1,0 +1,59 @@
+package proxy
+
+import (
+	"net/http"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+)
+
+// A pool is the upstream connections of requests with equal TLS settings: net/http's Transport for everything, and
+// beside it our own connections for the common case that it is slow at, a request without body to an HTTP/1.1 server.
+type pool struct {
+	transport *http.Transport
+	direct    directPool
+	// speaksH1 holds the addresses whose last answer over TLS came in HTTP/1.1 although HTTP/2 was offered.
+	speaksH1 *lru.Cache[string, struct{}]
+}
+
+// maxKnownAddresses bounds what a pool remembers about addresses.
+const maxKnownAddresses = 1024
+
+func newPool(tr *http.Transport) *pool {
+	p := &pool{transport: tr}
+	// The size is a constant above zero, so that there is no error.
+	p.speaksH1, _ = lru.New[string, struct{}](maxKnownAddresses)
+	p.direct.init(tr)
+	return p
+}
+
+// send is one round trip. interim gets 1xx answers other than 101.
+func (p *pool) send(out *http.Request, interim interimFunc) (*http.Response, error) {
+	address := directAddress(out)
+	if p.goesDirect(out, address) {
+		return p.direct.roundTrip(out, address, interim)
+	}
+	resp, err := p.transport.RoundTrip(withInterim(out, interim))
+	if err == nil && resp.ProtoMajor == 1 && resp.TLS != nil {
+		p.speaksH1.Add(address, struct{}{})
+	}
+	return resp, err
+}
+
+// goesDirect reports whether out is the common case: safe to send again on another connection, with no body and
+// nothing that net/http's Transport does between head and body.
+func (p *pool) goesDirect(out *http.Request, address string) bool {
+	switch out.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions:
+	default:
+		return false
+	}
+	if !canPeek || out.Body != nil && out.Body != http.NoBody || out.Header["Upgrade"] != nil || out.Header["Expect"] != nil {
+		return false
+	}
+	return out.URL.Scheme == "http" || p.speaksH1.Contains(address)
+}
+
+func (p *pool) closeIdle() {
+	p.transport.CloseIdleConnections()
+	p.direct.closeIdle()
+}
