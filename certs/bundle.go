@@ -57,6 +57,31 @@ func WriteBundle(path string, a *Authority, inherited []string) (Bundle, error) 
 	return Bundle{path, roots.count}, nil
 }
 
+// UpstreamRoots returns the roots in file, the one that SSL_CERT_FILE names, without a's own. It returns nil if a's is
+// not among them: the system's roots then are what they should be. A proxy that is started in the environment of another
+// one would otherwise take a certificate that was made with a's key for an upstream's.
+func (a *Authority) UpstreamRoots(file string) (*x509.CertPool, error) {
+	data, err := readRoots(file)
+	if err != nil {
+		return nil, &Error{Text: "reading the roots that the environment names", Next: "unset SSL_CERT_FILE", Err: err}
+	}
+	pool, own := x509.NewCertPool(), false
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		cert, err := x509.ParseCertificate(block.Bytes)
+		switch {
+		case err != nil: // Go would not use it either
+		case cert.Equal(a.cert):
+			own = true
+		default:
+			pool.AddCert(cert)
+		}
+	}
+	if !own {
+		return nil, nil
+	}
+	return pool, nil
+}
+
 // readRoots reads a file of roots; one that does not exist has none.
 func readRoots(name string) ([]byte, error) {
 	f, err := os.Open(name)

@@ -120,6 +120,52 @@ func TestBundleLeavesExpiredRootsOut(t *testing.T) {
 	}
 }
 
+// An upstream must not be believed because we could have signed its certificate.
+func TestUpstreamRootsLeaveUsOut(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	a, other := open(t, dir+"/ca"), open(t, dir+"/other")
+	b, err := WriteBundle(dir+"/bundle.pem", a, []string{other.Path()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots, err := a.UpstreamRoots(b.Path)
+	if err != nil || roots == nil {
+		t.Fatalf("got %v, %v, want a pool", roots, err)
+	}
+	for _, test := range []struct {
+		name      string
+		authority *Authority
+		believed  bool
+	}{{"ours", a, false}, {"inherited", other, true}} {
+		leaf, err := test.authority.Leaf("api.example.com")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := leaf.Leaf.Verify(x509.VerifyOptions{Roots: roots}); (err == nil) != test.believed {
+			t.Errorf("%s: got %v, want believed: %v", test.name, err, test.believed)
+		}
+	}
+	system, err := systemRoots()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if block, _ := pem.Decode(system); block != nil {
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+			t.Errorf("the system's %v: %v", c.Subject, err)
+		}
+	}
+	for _, file := range []string{"", other.Path(), dir + "/missing.pem"} {
+		if roots, err := a.UpstreamRoots(file); roots != nil || err != nil {
+			t.Errorf("%q without us: got %v, %v, want none", file, roots, err)
+		}
+	}
+}
+
 func TestBundleRefuses(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

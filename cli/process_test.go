@@ -20,7 +20,13 @@ type world struct{ home, port, roots string }
 func newWorld(t *testing.T) world {
 	t.Helper()
 	dir := t.TempDir()
-	authority, err := certs.Open(filepath.Join(dir, "upstream"))
+	return newWorldSignedBy(t, dir, filepath.Join(dir, "upstream"))
+}
+
+// newWorldSignedBy is newWorld in dir with a server whose certificate the CA in another folder has signed.
+func newWorldSignedBy(t *testing.T, dir, signer string) world {
+	t.Helper()
+	authority, err := certs.Open(signer)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,6 +156,18 @@ func TestServeStopsAtOnceWhenToldTwice(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(w.home, ".local", "state", "credproxy", "proxy.json")); err == nil {
 		t.Error("proxy.json is still there")
+	}
+}
+
+// In the environment of another credproxy, SSL_CERT_FILE holds our own CA. That is for clients: whoever has got hold of
+// its key must not pass for an upstream.
+func TestRunDoesNotBelieveItsOwnCA(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	w := newWorldSignedBy(t, dir, filepath.Join(dir, "home", ".local", "state", "credproxy", "ca"))
+	out, err := w.command(t, "run", "--", "fetch", "https://localhost:"+w.port+"/").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "urn:credproxy:upstream_tls") {
+		t.Errorf("got %q, %v, want upstream_tls", out, err)
 	}
 }
 

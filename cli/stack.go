@@ -55,8 +55,7 @@ type stack struct {
 	closers []func() error // in order of opening
 }
 
-// openStack opens all parts, in the order in which a mistake of the user's is most likely. ctx bounds the life of the rules'
-// watcher. If it fails, nothing stays open.
+// openStack opens all parts. ctx bounds the life of the rules' watcher. If it fails, nothing stays open.
 func openStack(ctx context.Context, cfg stackConfig) (s *stack, err error) {
 	s = new(stack)
 	defer func() {
@@ -65,11 +64,14 @@ func openStack(ctx context.Context, cfg stackConfig) (s *stack, err error) {
 			s = nil
 		}
 	}()
-	env, err := s.openSecrets(cfg)
-	if err != nil {
+	if err := findRules(cfg.Rules); err != nil {
 		return s, err
 	}
-	if err := findRules(cfg.Rules); err != nil {
+	if err := s.openCertificates(&cfg); err != nil {
+		return s, err
+	}
+	env, err := s.openSecrets(cfg)
+	if err != nil {
 		return s, err
 	}
 	s.Rules, err = rules.Watch(ctx, rules.WatchConfig{Path: cfg.Rules, Env: env, Changed: cfg.Changed})
@@ -77,9 +79,6 @@ func openStack(ctx context.Context, cfg stackConfig) (s *stack, err error) {
 		return s, err
 	}
 	s.onClose(func() error { s.Rules.Close(); return nil })
-	if err := s.openCertificates(cfg); err != nil {
-		return s, err
-	}
 	if err := s.unlock(ctx); err != nil {
 		return s, err
 	}
@@ -131,7 +130,8 @@ func (s *stack) unlock(ctx context.Context) error {
 	return nil
 }
 
-func (s *stack) openCertificates(cfg stackConfig) (err error) {
+// openCertificates opens the CA and writes the bundle. It makes sure that upstreams are not believed on our own word.
+func (s *stack) openCertificates(cfg *stackConfig) (err error) {
 	if s.Authority, err = certs.Open(authorityDir(cfg.State)); err != nil {
 		return err
 	}
@@ -139,9 +139,14 @@ func (s *stack) openCertificates(cfg stackConfig) (err error) {
 	if path == "" {
 		path = bundlePath(cfg.State)
 	}
-	s.Bundle, err = certs.WriteBundle(path, s.Authority, cfg.Inherited)
-	if err == nil && s.Bundle.Roots == 0 {
+	if s.Bundle, err = certs.WriteBundle(path, s.Authority, cfg.Inherited); err != nil {
+		return err
+	}
+	if s.Bundle.Roots == 0 {
 		cfg.Log.Warn("this system has no root certificates: clients can only reach hosts that rules name; install ca-certificates, or set SSL_CERT_FILE")
+	}
+	if cfg.Roots == nil {
+		cfg.Roots, err = s.Authority.UpstreamRoots(os.Getenv("SSL_CERT_FILE"))
 	}
 	return err
 }
