@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -22,19 +23,36 @@ import (
 	"github.com/credproxy/credproxy/rules"
 )
 
-// dialTunnel opens a tunnel through the proxy at address, which stays open.
-func dialTunnel(t *testing.T, address, port string) net.Conn {
+// openTunnel opens a tunnel through the proxy at address to a server that echoes, and returns when it carries bytes. It
+// stays open.
+func openTunnel(t *testing.T, address string) {
 	t.Helper()
+	echo, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = echo.Close() })
+	go func() {
+		if conn, err := echo.Accept(); err == nil {
+			_, _ = io.Copy(conn, conn)
+			_ = conn.Close()
+		}
+	}()
 	conn, err := net.Dial("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	fmt.Fprintf(conn, "CONNECT 127.0.0.1:%s HTTP/1.1\r\nHost: 127.0.0.1:%s\r\n\r\n", port, port)
-	resp, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: http.MethodConnect})
+	t.Cleanup(func() { _ = conn.Close() })
+	fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %[1]s\r\n\r\n", echo.Addr())
+	r := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(r, &http.Request{Method: http.MethodConnect})
 	if err != nil || resp.StatusCode != http.StatusOK {
 		t.Fatalf("CONNECT: %v, %v", resp, err)
 	}
-	return conn
+	fmt.Fprintln(conn, "hello")
+	if line, err := r.ReadString('\n'); err != nil || line != "hello\n" {
+		t.Fatalf("got %q, %v through the tunnel", line, err)
+	}
 }
 
 func TestCovers(t *testing.T) {

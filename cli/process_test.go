@@ -142,8 +142,7 @@ func TestServeStopsAtOnceWhenToldTwice(t *testing.T) {
 		t.Fatalf("got %q", first)
 	}
 	// A tunnel that never ends keeps the drain waiting.
-	conn := dialTunnel(t, address, w.port)
-	defer conn.Close()
+	openTunnel(t, address)
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
