@@ -201,50 +201,32 @@ func TestForgetDuringFetch(t *testing.T) {
 	folder := t.TempDir()
 	fifo := filepath.Join(folder, "go")
 	mkfifo(t, fifo)
-	ref := execRef("sh", "-c", `cat "$0/go"`, folder)
+	ref := execRef("sh", "-c", `if mkdir "$0/first" 2>/dev/null; then cat "$0/go"; else echo new; fi`, folder)
 	r := newResolver(t)
-	answer := func() chan string {
-		got := make(chan string, 1)
-		go func() {
-			v, _ := r.Resolve(t.Context(), ref)
-			got <- v.Reveal()
-		}()
-		return got
-	}
-	// Each writer meets the reader that waits for it.
-	feed := func(value string) {
-		t.Helper()
-		gate, err := os.OpenFile(fifo, os.O_WRONLY, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := gate.WriteString(value); err != nil {
-			t.Fatal(err)
-		}
-		if err := gate.Close(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	old := answer()
-	gate, err := os.OpenFile(fifo, os.O_WRONLY, 0)
+	old := make(chan string, 1)
+	go func() {
+		v, _ := r.Resolve(t.Context(), ref)
+		old <- v.Reveal()
+	}()
+	gate, err := os.OpenFile(fifo, os.O_WRONLY, 0) // waits for the first command
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.Forget()
-	if _, err := gate.WriteString("old"); err != nil {
-		t.Fatal(err)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	v, err := r.Resolve(ctx, ref)
+	if err != nil || v.Reveal() != "new" {
+		t.Errorf("a caller from after got %q, %v; want new", v.Reveal(), err)
 	}
-	if err := gate.Close(); err != nil {
+	_, err = gate.WriteString("old")
+	if err := errors.Join(err, gate.Close()); err != nil {
 		t.Fatal(err)
 	}
 	if got := <-old; got != "old" {
-		t.Errorf("the caller from before got %q", got)
+		t.Errorf("the caller from before got %q, want old", got)
 	}
-	young := answer()
-	feed("new")
-	if got := <-young; got != "new" {
-		t.Errorf("the caller from after got %q, want new", got)
-	}
+	wantValue(t, r, ref, "new")
 }
 
 // Close ends what is under way, and waits for it.
