@@ -211,13 +211,18 @@ func (x *exchange) switchProtocols() {
 		return
 	}
 	x.hijacked = true
+	closeBoth := func() { _ = conn.Close(); _ = x.upstream.Close() }
+	if !x.server.live.add(&closeBoth) {
+		closeBoth()
+		return
+	}
+	defer x.server.live.remove(&closeBoth)
 	head := bufio.NewWriter(conn)
 	_, _ = head.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
 	_ = x.Header().Write(head)
 	_, _ = head.WriteString("\r\n")
 	if head.Flush() != nil {
-		_ = conn.Close()
-		_ = x.upstream.Close()
+		closeBoth()
 		return
 	}
 	client := net.Conn(conn)

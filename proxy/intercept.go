@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -55,13 +56,11 @@ func (s *Server) intercept(r *http.Request, conn net.Conn, client string, target
 
 // sniff waits for the first bytes and keeps them.
 func (t *tunnelConn) sniff() bool {
-	first := make([]byte, 2048) // a ClientHello fits
-	n, err := t.prefixConn.Conn.Read(first)
-	if n == 0 || err != nil && n == 0 {
-		return false
-	}
-	t.prefix = first[:n]
-	return true
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	n, _ := t.prefixConn.Conn.Read(*buf)
+	t.prefix = slices.Clone((*buf)[:n])
+	return n > 0
 }
 
 func (s *Server) handshakeFailed(r *http.Request, t *tunnelConn, err error) {
@@ -101,6 +100,8 @@ func withTunnel(ctx context.Context, c net.Conn) context.Context {
 // serveInner answers one request that came through an intercepted tunnel. Its destination is the CONNECT target, and
 // whatever names another one is refused.
 func (s *Server) serveInner(w http.ResponseWriter, r *http.Request) {
+	s.handlers.enter()
+	defer s.handlers.leave()
 	t := r.Context().Value(tunnelKey{}).(*tunnelConn)
 	scheme := "http"
 	if r.TLS != nil {

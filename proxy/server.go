@@ -64,6 +64,7 @@ type Server struct {
 	serverTLS  *tls.Config
 	dialer     *dialer
 	live       connSet // hijacked connections, which no http.Server tracks
+	handlers   gate    // what Serve waits for at its end
 }
 
 // New returns a Server for cfg.
@@ -152,11 +153,14 @@ func (s *Server) shutdown(ctx context.Context) {
 	})
 	wg.Go(func() { s.live.drain(ctx) })
 	wg.Wait()
+	s.handlers.wait() // every connection is closed, so that none of them can hang
 	s.transports.closeIdle()
 }
 
 // serveOuter answers one request that came to the proxy's own port.
 func (s *Server) serveOuter(w http.ResponseWriter, r *http.Request) {
+	s.handlers.enter()
+	defer s.handlers.leave()
 	client, ok := "", true
 	if s.cfg.Clients != nil {
 		client, ok = s.cfg.Clients(r)

@@ -28,10 +28,16 @@ func (s *Server) tunnel(r *http.Request, conn net.Conn, client string, target au
 		s.refuseRaw(conn, r, client, upstreamFault(err, target.host))
 		return
 	}
+	// Before the 200, so that a shutdown that follows it finds the tunnel.
+	closeBoth := func() { _ = conn.Close(); _ = up.Close() }
+	if !s.live.add(&closeBoth) {
+		closeBoth()
+		return
+	}
+	defer s.live.remove(&closeBoth)
 	event := audit.Event{Time: start, Client: client, Method: r.Method, Host: target.hostHeader("https"), Decision: "tunnel"}
 	if _, err := io.WriteString(conn, established); err != nil {
-		_ = conn.Close()
-		_ = up.Close()
+		closeBoth()
 		event.Error = clientGone
 	} else {
 		event.Sent, event.Received = s.relay(conn, up, closeWrite)
@@ -43,13 +49,7 @@ func (s *Server) tunnel(r *http.Request, conn net.Conn, client string, target au
 // relay copies both ways until both directions have ended, closes both ends and returns the bytes that went up and down.
 // The upstream learns of the client's end by a half-close, the client of the upstream's by end; an error there closes both.
 func (s *Server) relay(client, upstream io.ReadWriteCloser, end func(any) error) (up, down int64) {
-	var once sync.Once
-	closeBoth := func() { once.Do(func() { _ = client.Close(); _ = upstream.Close() }) }
-	if !s.live.add(&closeBoth) {
-		closeBoth()
-		return 0, 0
-	}
-	defer s.live.remove(&closeBoth)
+	closeBoth := func() { _ = client.Close(); _ = upstream.Close() }
 	defer closeBoth()
 
 	ended := make(chan struct{}, 2)
