@@ -45,7 +45,7 @@ credential on each request, as the rules file says, with secrets from the keyrin
 	root.AddCommand(
 		newServeCommand(o), newRunCommand(o), newEnvCommand(o),
 		newSecretCommand(o), newCheckCommand(o), newExplainCommand(o),
-		newCACommand(o), newVersionCommand(),
+		newCACommand(o), newVersionCommand(), newDemoCommand(),
 	)
 	addSettings(root.PersistentFlags(), o, "rules", "state", "backend", "log-level")
 	root.SetFlagErrorFunc(flagError)

@@ -1,0 +1,188 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/credproxy/credproxy/secrets"
+)
+
+// A demoCase is one line of the demo's first table: a host of the sample API, the rule for it, and what comes of a
+// request. A new credential type is one more.
+type demoCase struct {
+	title   string // empty: not in the table, it plays a part later
+	host    string // below .localhost; the rule's name too
+	inject  string // the rule's field as YAML; empty: no rule
+	accepts func(*http.Request) bool
+
+	method string   // empty: GET
+	path   string   // with the query; empty: /
+	header []string // that the client sends, as "Name: value"
+	deny   string   // reason of a rule that denies method
+	later  bool     // the rule gets its inject only while the proxy runs
+
+	proxied int    // expected status through the proxy; 0: 200
+	answer  string // if not empty: the proxy answers by itself, with this in its text
+	note    string // what else the line shows
+}
+
+// Hosts that play a part beyond the first table.
+const (
+	editedHost  = "edited"
+	refreshHost = "refresh-token"
+	revokedHost = "revoked"
+)
+
+// Clients of the login server that people have signed in with. Their refresh tokens have the same names in the keyring.
+const (
+	refreshClient = "demo-refresh"
+	revokedClient = "demo-revoked"
+)
+
+func (c demoCase) tunnelled() bool { return c.inject == "" }
+
+// demoCases is the table. s makes the secrets, and knows where the token endpoint is.
+func demoCases(s *sample) []demoCase {
+	return []demoCase{
+		{title: "api_key, in a header", host: "header",
+			inject:  "{type: api_key, in: header, name: X-API-Key, value: keyring:demo-header}",
+			accepts: header("X-API-Key", s.secret("demo-header"))},
+		{title: "api_key, Authorization with a prefix", host: "prefix",
+			inject:  `{type: api_key, name: Authorization, prefix: "ApiKey ", value: keyring:demo-prefix}`,
+			accepts: header("Authorization", s.prefixed("ApiKey ", s.secret("demo-prefix"))),
+			header:  []string{"Authorization: Bearer placeholder"}, note: "in place of the client's placeholder"},
+		{title: "api_key, in the query", host: "query",
+			inject:  "{type: api_key, in: query, name: key, value: keyring:demo-query}",
+			accepts: query("q=a%20b&empty=&", "key", s.secret("demo-query")),
+			path:    "/search?q=a%20b&key=placeholder&empty=", note: "the rest of the query byte for byte"},
+		{title: "api_key, in a cookie", host: "cookie",
+			inject:  "{type: api_key, in: cookie, name: session, value: keyring:demo-cookie}",
+			accepts: cookies("theme=dark; session=", s.secret("demo-cookie")),
+			header:  []string{"Cookie: theme=dark"}, note: "beside the client's own"},
+		{title: "basic", host: "basic",
+			inject:  "{type: basic, username: ada, password: keyring:demo-basic}",
+			accepts: header("Authorization", s.basic("ada", s.secret("demo-basic")))},
+		{title: "bearer", host: "bearer",
+			inject:  "{type: bearer, token: keyring:demo-bearer}",
+			accepts: header("Authorization", s.prefixed("Bearer ", s.secret("demo-bearer")))},
+		{title: "oauth2_client_credentials, basic", host: "client-basic",
+			inject:  s.clientCredentials("demo-client-basic", "basic", "reports.read"),
+			accepts: s.token("demo-client-basic")},
+		{title: "oauth2_client_credentials, post", host: "client-post",
+			inject:  s.clientCredentials("demo-client-post", "post", "reports.read"),
+			accepts: s.token("demo-client-post")},
+		{title: "oauth2_refresh_token", host: refreshHost,
+			inject:  s.refreshToken(refreshClient, 2*time.Second),
+			accepts: s.token(refreshClient)},
+		{title: "two credentials on one request", host: "two",
+			inject: `
+      - {type: api_key, name: DD-API-KEY, value: keyring:demo-two-a}
+      - {type: api_key, name: DD-APPLICATION-KEY, value: keyring:demo-two-b}`,
+			accepts: both(header("DD-API-KEY", s.secret("demo-two-a")), header("DD-APPLICATION-KEY", s.secret("demo-two-b")))},
+		{title: "a deny rule: DELETE", host: "deny", method: http.MethodDelete,
+			inject:  "{type: bearer, token: keyring:demo-deny}",
+			accepts: header("Authorization", s.prefixed("Bearer ", s.secret("demo-deny"))),
+			deny:    "deleting needs a person", answer: "deleting needs a person", proxied: http.StatusForbidden, note: "never sent"},
+		{title: "a secret that is not in the keyring", host: "missing",
+			inject:  "{type: bearer, token: keyring:demo-missing}",
+			accepts: never, answer: "credproxy secret set demo-missing", proxied: http.StatusBadGateway, note: "never sent bare"},
+		{title: "no rule: tunnelled untouched", host: "no-rule",
+			accepts: never, proxied: http.StatusUnauthorized, note: "the server's own certificate"},
+		{host: editedHost, later: true,
+			inject:  "{type: bearer, token: keyring:demo-edited}",
+			accepts: header("Authorization", s.prefixed("Bearer ", s.secret("demo-edited")))},
+		{host: revokedHost,
+			inject:  s.refreshToken(revokedClient, time.Minute),
+			accepts: s.token(revokedClient)},
+	}
+}
+
+// clientCredentials registers a client with the login server.
+func (s *sample) clientCredentials(name, auth, scope string) (inject string) {
+	secret := s.secret(name)
+	s.login.register(name, loginClient{secret: secret, auth: auth, scope: scope, life: time.Minute})
+	s.basic(name, secret)
+	return fmt.Sprintf("{type: oauth2_client_credentials, token_url: %q, client_id: %s, client_secret: keyring:%s, client_auth: %s, scopes: [%s]}",
+		s.login.tokenURL(), name, name, auth, scope)
+}
+
+// refreshToken registers a client that a person has signed in with, and that gets access tokens for life.
+func (s *sample) refreshToken(name string, life time.Duration) (inject string) {
+	s.login.register(name, loginClient{auth: "none", refresh: s.secret(name), life: life})
+	return fmt.Sprintf("{type: oauth2_refresh_token, token_url: %q, client_id: %s, refresh_token: keyring:%s}",
+		s.login.tokenURL(), name, name)
+}
+
+// token accepts access tokens that the login server has given to client.
+func (s *sample) token(client string) func(*http.Request) bool {
+	return func(r *http.Request) bool {
+		token, ok := strings.CutPrefix(strings.Join(r.Header["Authorization"], ", "), "Bearer ")
+		return ok && s.login.accepts(client, token)
+	}
+}
+
+// The checks are exact: nothing missing, nothing twice.
+
+func header(name string, want secrets.Value) func(*http.Request) bool {
+	return func(r *http.Request) bool {
+		values := r.Header.Values(name)
+		return len(values) == 1 && want.Equal(secrets.NewValue(values[0]))
+	}
+}
+
+func query(rest, name string, want secrets.Value) func(*http.Request) bool {
+	return func(r *http.Request) bool {
+		value, ok := strings.CutPrefix(r.URL.RawQuery, rest+name+"=")
+		return ok && want.Equal(secrets.NewValue(value))
+	}
+}
+
+func cookies(before string, want secrets.Value) func(*http.Request) bool {
+	return func(r *http.Request) bool {
+		return header("Cookie", secrets.NewValue(before+want.Reveal()))(r)
+	}
+}
+
+func both(a, b func(*http.Request) bool) func(*http.Request) bool {
+	return func(r *http.Request) bool { return a(r) && b(r) }
+}
+
+func never(*http.Request) bool { return false }
+
+// prefixed is v as it stands in a header.
+func (s *sample) prefixed(prefix string, v secrets.Value) secrets.Value {
+	return secrets.NewValue(prefix + v.Reveal())
+}
+
+// basic is RFC 7617. Its encoded form counts as a secret too.
+func (s *sample) basic(user string, password secrets.Value) secrets.Value {
+	pair := base64.StdEncoding.EncodeToString([]byte(url.QueryEscape(user) + ":" + password.Reveal()))
+	s.note(pair)
+	return secrets.NewValue("Basic " + pair)
+}
+
+// demoRules is the rules file. The rules that come later pass requests unchanged until edited is set.
+func demoRules(cases []demoCase, port string, edited bool) []byte {
+	var b bytes.Buffer
+	b.WriteString("version: 1\ndefault: allow\nrules:\n")
+	for _, c := range cases {
+		if c.inject == "" {
+			continue
+		}
+		match := fmt.Sprintf("host: %s.localhost, port: %s", c.host, port)
+		if c.deny != "" {
+			fmt.Fprintf(&b, "  - name: no-%s\n    match: {%s, methods: [%s]}\n    deny: %s\n", c.host, match, c.method, c.deny)
+		}
+		fmt.Fprintf(&b, "  - name: %s\n    match: {%s}\n", c.host, match)
+		if !c.later || edited {
+			fmt.Fprintf(&b, "    inject: %s\n", c.inject)
+		}
+		fmt.Fprintf(&b, "    tls: {ca: %s/ca.pem}\n", sampleFolder)
+	}
+	return b.Bytes()
+}

@@ -1,0 +1,169 @@
+package cli
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/credproxy/credproxy/secrets"
+)
+
+// A login is a token endpoint (RFC 6749 section 3.2) with short-lived access tokens. Each refresh token works once;
+// one that comes twice kills all that came from the same sign-in (RFC 9700 section 4.14.2).
+type login struct {
+	server *sampleServer
+	issued func(token string) // told of each token
+
+	mu      sync.Mutex
+	clients map[string]*loginClient
+	access  map[string]accessToken
+}
+
+// A loginClient is a registered client and its sign-in.
+type loginClient struct {
+	secret  secrets.Value
+	auth    string // basic, post or none
+	scope   string // that it must ask for
+	refresh secrets.Value
+	life    time.Duration // of access tokens, in whole seconds
+
+	spent  map[string]bool // refresh tokens that were used
+	dead   bool
+	latest string // access token
+}
+
+type accessToken struct {
+	client  string
+	expires time.Time
+}
+
+func newLogin(server *sampleServer, issued func(string)) *login {
+	return &login{
+		server: server, issued: issued,
+		clients: make(map[string]*loginClient), access: make(map[string]accessToken),
+	}
+}
+
+func (l *login) tokenURL() string { return "https://" + l.server.address + "/token" }
+
+func (l *login) register(id string, c loginClient) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c.spent = make(map[string]bool)
+	l.clients[id] = &c
+}
+
+// accepts reports whether token was given to client and is still good.
+func (l *login) accepts(client, token string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t, ok := l.access[token]
+	return ok && t.client == client && time.Now().Before(t.expires)
+}
+
+// revoke makes token worthless at once.
+func (l *login) revoke(token string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.access, token)
+}
+
+// lengthen sets how long access tokens of client live from now on.
+func (l *login) lengthen(client string, life time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.clients[client].life = life
+}
+
+// state returns client's newest access token, its refresh token, and how many came before that.
+func (l *login) state(client string) (access string, refresh secrets.Value, spent int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.clients[client]
+	return c.latest, c.refresh, len(c.spent)
+}
+
+func (l *login) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
+	status, answer := http.StatusNotFound, map[string]any{"error": "invalid_request"}
+	if r.Method == http.MethodPost && r.URL.Path == "/token" && r.ParseForm() == nil {
+		status, answer = l.grant(r)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(answer) // a client that has gone does not want it
+}
+
+func (l *login) grant(r *http.Request) (int, map[string]any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	refuse := func(status int, code string) (int, map[string]any) { return status, map[string]any{"error": code} }
+	id, client := l.authenticate(r)
+	if client == nil {
+		return refuse(http.StatusUnauthorized, "invalid_client")
+	}
+	answer := map[string]any{"token_type": "Bearer", "expires_in": int(client.life.Seconds())}
+	switch kind := r.PostForm.Get("grant_type"); {
+	case kind == "client_credentials" && client.auth != "none":
+		if r.PostForm.Get("scope") != client.scope {
+			return refuse(http.StatusBadRequest, "invalid_scope")
+		}
+	case kind == "refresh_token" && client.auth == "none":
+		if !client.rotate(r.PostForm.Get("refresh_token")) {
+			if client.dead {
+				delete(l.access, client.latest)
+			}
+			return refuse(http.StatusBadRequest, "invalid_grant")
+		}
+		l.issued(client.refresh.Reveal())
+		answer["refresh_token"] = client.refresh.Reveal()
+	default:
+		return refuse(http.StatusBadRequest, "unsupported_grant_type")
+	}
+	client.latest = randomToken()
+	l.issued(client.latest)
+	l.access[client.latest] = accessToken{id, time.Now().Add(client.life)}
+	answer["access_token"] = client.latest
+	return http.StatusOK, answer
+}
+
+// authenticate finds the client, which must say who it is in its own way and no other (RFC 6749 section 2.3.1).
+func (l *login) authenticate(r *http.Request) (string, *loginClient) {
+	auth, id, secret := "none", r.PostForm.Get("client_id"), r.PostForm.Get("client_secret")
+	if secret != "" {
+		auth = "post"
+	}
+	if user, password, ok := r.BasicAuth(); ok {
+		if secret != "" {
+			return "", nil
+		}
+		auth = "basic"
+		var err, err2 error
+		id, err = url.QueryUnescape(user)
+		secret, err2 = url.QueryUnescape(password)
+		if err != nil || err2 != nil {
+			return "", nil
+		}
+	}
+	client := l.clients[id]
+	if client == nil || client.auth != auth || !client.secret.Equal(secrets.NewValue(secret)) {
+		return "", nil
+	}
+	return id, client
+}
+
+// rotate spends a refresh token.
+func (c *loginClient) rotate(token string) bool {
+	if c.spent[token] {
+		c.dead = true
+	}
+	if c.dead || !c.refresh.Equal(secrets.NewValue(token)) {
+		return false
+	}
+	c.spent[token] = true
+	c.refresh = secrets.NewValue(randomToken())
+	return true
+}
