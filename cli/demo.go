@@ -143,6 +143,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 // open starts the API and the proxy, and says so.
 func (d *demo) open(ctx context.Context) error {
 	d.onClose(d.started.watch())
+	d.table.title("credproxy demo: apps without secrets, requests with credentials. All of it happens now, in " + d.dir)
 	var err error
 	if d.sample, err = startSample(d.dir); err != nil {
 		return err
@@ -162,9 +163,9 @@ func (d *demo) open(ctx context.Context) error {
 	if err := d.startProxy(ctx); err != nil {
 		return err
 	}
-	d.table.say("rules       %s in %s: %s, with references in place of secrets",
-		filepath.Base(d.rulesPath()), d.dir, plural(len(d.stack.Rules.Current().Rules()), "rule"))
-	d.table.say("proxy       %s", d.proxy)
+	d.table.say("proxy       %s with %s, where references stand in place of secrets, such as",
+		d.proxy, plural(len(d.stack.Rules.Current().Rules()), "rule"))
+	d.table.quote(demoRule(d.list[0], d.sample.api.port, true))
 	return d.chooseClient(ctx)
 }
 

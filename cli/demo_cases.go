@@ -171,18 +171,24 @@ func demoRules(cases []demoCase, port string, edited bool) []byte {
 	var b bytes.Buffer
 	b.WriteString("version: 1\ndefault: allow\nrules:\n")
 	for _, c := range cases {
-		if c.inject == "" {
-			continue
+		if !c.tunnelled() {
+			b.WriteString(demoRule(c, port, !c.later || edited))
 		}
-		match := fmt.Sprintf("host: %s.localhost, port: %s", c.host, port)
-		if c.deny != "" {
-			fmt.Fprintf(&b, "  - name: no-%s\n    match: {%s, methods: [%s]}\n    deny: %s\n", c.host, match, c.method, c.deny)
-		}
-		fmt.Fprintf(&b, "  - name: %s\n    match: {%s}\n", c.host, match)
-		if !c.later || edited {
-			fmt.Fprintf(&b, "    inject: %s\n", c.inject)
-		}
-		fmt.Fprintf(&b, "    tls: {ca: %s/ca.pem}\n", sampleFolder)
 	}
 	return b.Bytes()
+}
+
+// demoRule is the rule for c, and before it the one that denies.
+func demoRule(c demoCase, port string, inject bool) string {
+	var b strings.Builder
+	match := fmt.Sprintf("host: %s.localhost, port: %s", c.host, port)
+	if c.deny != "" {
+		fmt.Fprintf(&b, "  - name: no-%s\n    match: {%s, methods: [%s]}\n    deny: %s\n", c.host, match, c.method, c.deny)
+	}
+	fmt.Fprintf(&b, "  - name: %s\n    match: {%s}\n", c.host, match)
+	if inject {
+		fmt.Fprintf(&b, "    inject: %s\n", c.inject)
+	}
+	fmt.Fprintf(&b, "    tls: {ca: %s/ca.pem}\n", sampleFolder)
+	return b.String()
 }

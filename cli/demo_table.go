@@ -66,6 +66,14 @@ func (t *demoTable) print(line string) {
 	}
 }
 
+func (t *demoTable) title(text string) { t.print(t.paint(boldColour, text)) }
+
+func (t *demoTable) quote(text string) {
+	for line := range strings.Lines(text) {
+		t.print(t.paint(dimColour, pad("", 12)+strings.TrimRight(line, "\n")))
+	}
+}
+
 func (t *demoTable) say(format string, args ...any) { t.print("  " + fmt.Sprintf(format, args...)) }
 
 func (t *demoTable) head(title, a, b string) {

@@ -60,6 +60,7 @@ func TestDemoAsAProgram(t *testing.T) {
 	}{
 		{"with curl", func(t *testing.T) string { return filepath.Dir(testneed.Program(t, "curl")) }, "curl, with an empty environment"},
 		{"without curl", func(t *testing.T) string { return t.TempDir() }, "Go's net/http (curl is not on PATH)"},
+		{"with a curl that does not work", brokenCurl, "/curl does not work here: curl: cannot read /tmp)"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -402,6 +403,18 @@ func TestDemoLogin(t *testing.T) {
 	if !slices.Contains(s.mustNotLeak(), second) || !slices.Contains(s.mustNotLeak(), access) {
 		t.Error("issued tokens are not among what must not leak")
 	}
+}
+
+// brokenCurl is a folder with a curl such as sandboxes have.
+func brokenCurl(t *testing.T) string {
+	t.Helper()
+	testneed.Program(t, "sh")
+	dir := t.TempDir()
+	script := "#!/bin/sh\necho 'curl: cannot read /tmp' >&2\nexit 77\n"
+	if err := os.WriteFile(filepath.Join(dir, "curl"), []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // demoCommand is this test's binary as the program credproxy, with nothing but env in its environment.
