@@ -8,6 +8,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/credproxy/credproxy/inject"
+	"github.com/credproxy/credproxy/rules"
 )
 
 const module = "github.com/credproxy/credproxy"
@@ -84,7 +87,7 @@ func TestDocsNameRealTests(t *testing.T) {
 			}
 		}
 	}
-	if total < 10 {
+	if total < 20 {
 		t.Errorf("the pages name %d tests, want at least one for each promise", total)
 	}
 }
@@ -133,4 +136,32 @@ func testSources(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return all.String()
+}
+
+// TestExamplesInTheDocsLoad: every rules file that a page shows is a rules file.
+func TestExamplesInTheDocsLoad(t *testing.T) {
+	t.Parallel()
+	block := regexp.MustCompile("(?s)```yaml\n(.*?)```")
+	files := 0
+	for _, page := range pages(t) {
+		for _, m := range block.FindAllStringSubmatch(read(t, page), -1) {
+			text := unindent(m[1])
+			if !strings.HasPrefix(text, "version:") {
+				continue
+			}
+			files++
+			if _, err := rules.Parse("rules.yaml", []byte(text), inject.Env{}); err != nil {
+				t.Errorf("%s shows a rules file that does not load:\n%v\n%s", page, err, text)
+			}
+		}
+	}
+	if files == 0 {
+		t.Error("no page shows a rules file")
+	}
+}
+
+// unindent takes the first line's indentation, as of a block in a list, off every line.
+func unindent(text string) string {
+	indent := text[:len(text)-len(strings.TrimLeft(text, " "))]
+	return strings.ReplaceAll(strings.TrimPrefix(text, indent), "\n"+indent, "\n")
 }
