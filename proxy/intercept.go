@@ -65,8 +65,9 @@ func (t *tunnelConn) sniff() bool {
 
 func (s *Server) handshakeFailed(r *http.Request, t *tunnelConn, err error) {
 	reason := "the TLS handshake with the client failed"
-	if alert, ok := errors.AsType[*net.OpError](err); ok && alert.Op == "remote error" {
-		reason = "the client refused our certificate: " + alert.Err.Error()
+	// OpenSSL sends its alert in the clear where Go expects it encrypted, so that it becomes an error of our side.
+	if alert, ok := errors.AsType[*net.OpError](err); ok && (alert.Op == "remote error" || alert.Op == "local error") {
+		reason = "the client broke off the TLS handshake; it may not trust our certificate (" + alert.Err.Error() + ")"
 		s.log.Warn(reason, "host", t.target.host, "hint", "start the program with: credproxy run -- CMD")
 	}
 	s.cfg.Audit.Write(audit.Event{
