@@ -26,6 +26,10 @@ import (
 	"golang.org/x/term"
 )
 
+// recheck is how long a secret is used without a look at whether it has changed: much less than the second in which a
+// `secret set` must arrive, and long enough that a busy proxy does not look at every request.
+const recheck = 100 * time.Millisecond
+
 // stackConfig says where a stack finds and puts things, and who listens.
 type stackConfig struct {
 	Rules   string // the rules file
@@ -102,7 +106,7 @@ func (s *stack) openSecrets(cfg stackConfig) (env inject.Env, err error) {
 	if err != nil {
 		return env, err
 	}
-	s.Secrets = secrets.NewResolver(secrets.Config{Store: s.Store, Log: cfg.Log})
+	s.Secrets = secrets.NewResolver(secrets.Config{Store: s.Store, Log: cfg.Log, Recheck: recheck})
 	s.onClose(func() error { s.Secrets.Close(); return nil })
 	tokens := oauth.NewCache()
 	client := tokenClient(cfg.Roots)

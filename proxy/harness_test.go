@@ -183,7 +183,7 @@ func startProxy(t testing.TB, up *testCA, body string, options ...proxyOption) *
 	t.Helper()
 	p := &testProxy{ca: newTestCA(t, "proxy"), logged: &lockedBuffer{}, events: &eventLog{}}
 	p.events.arrived = sync.NewCond(&p.events.mu)
-	resolver := secrets.NewResolver(secrets.Config{})
+	resolver := secrets.NewResolver(secrets.Config{Recheck: 100 * time.Millisecond})
 	p.env = inject.Env{Secrets: resolver, Tokens: oauth.NewCache()}
 	p.setRules(t, body)
 	p.log = audit.New(p.logged, p.events.add)

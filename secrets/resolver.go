@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/singleflight"
@@ -26,6 +27,7 @@ type Resolver struct {
 	log   *slog.Logger
 	now   func() time.Time
 
+	recheck    time.Duration
 	firstRetry time.Duration // of storing a rotated secret
 
 	flight singleflight.Group
@@ -51,6 +53,14 @@ type entry struct {
 	stamp stamp
 	at    time.Time
 	until time.Time // zero: as long as the stamp is the same
+
+	looked *atomic.Int64 // when the stamp was last seen to be the same, in nanoseconds since 1970
+}
+
+// settled reports whether the stamp was looked at less than every ago, so that a good value needs no new look.
+func (e entry) settled(every time.Duration, now time.Time) bool {
+	since := now.UnixNano() - e.looked.Load()
+	return e.err == nil && since >= 0 && since < int64(every) && (e.until.IsZero() || now.Before(e.until))
 }
 
 func (e entry) fresh(mark stamp, now time.Time) bool {
@@ -60,8 +70,11 @@ func (e entry) fresh(mark stamp, now time.Time) bool {
 
 // Config is what a Resolver needs.
 type Config struct {
-	Store *Store       // nil: keyring references are unavailable
-	Log   *slog.Logger // told of rotated secrets that could not be stored; nil: nobody is
+	Store *Store // nil: keyring references are unavailable
+	// Recheck is how long a good value is used without a look at whether its source has changed. 0: a look at each
+	// use, which costs a system call.
+	Recheck time.Duration
+	Log     *slog.Logger // told of rotated secrets that could not be stored; nil: nobody is
 }
 
 // NewResolver returns a Resolver. It does no I/O. Close it.
@@ -70,6 +83,8 @@ func NewResolver(cfg Config) *Resolver {
 		store: cfg.Store,
 		log:   cfg.Log,
 		now:   wall,
+
+		recheck: cfg.Recheck,
 
 		firstRetry: firstRetry,
 
@@ -95,12 +110,17 @@ func (r *Resolver) Resolve(ctx context.Context, ref Ref) (Value, error) {
 	if src == nil {
 		return Value{}, &Error{Op: "resolve", Kind: ErrInvalid, Why: "the reference names nothing"}
 	}
-	mark := src.stamp(r.store, ref)
+	now := r.now()
 	r.mu.RLock()
 	e, ok := r.entries[ref]
 	epoch := r.epoch
 	r.mu.RUnlock()
-	if ok && e.fresh(mark, r.now()) {
+	if ok && e.settled(r.recheck, now) {
+		return e.value, nil
+	}
+	mark := src.stamp(r.store, ref)
+	if ok && e.fresh(mark, now) {
+		e.looked.Store(now.UnixNano())
 		return e.value, e.err
 	}
 	return r.await(ctx, src, ref, mark, epoch)
@@ -145,7 +165,7 @@ func (r *Resolver) load(src *source, ref Ref, mark stamp, epoch int) entry {
 		return known // the fetch before this one ended just after our caller had looked
 	}
 	v, err := r.fetch(src, ref)
-	e := entry{value: v, stamp: mark, at: r.now()}
+	e := entry{value: v, stamp: mark, at: r.now(), looked: new(atomic.Int64)}
 	var keep time.Duration
 	if err != nil {
 		e.value, e.err = Value{}, withNext(asError("resolve", ref, err), ref)

@@ -318,3 +318,40 @@ func BenchmarkResolveWarm(b *testing.B) {
 		})
 	}
 }
+
+// With Recheck a good value is used without a look at its source for that long, and not longer. A bad one is looked
+// at each time.
+func TestResolveRechecks(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "secret")
+	clock := newClock()
+	r := NewResolver(Config{Recheck: 100 * time.Millisecond})
+	t.Cleanup(r.Close)
+	r.now = clock.now
+	ref := Ref{Scheme: "file", Name: path}
+	write := func(value string) {
+		if err := os.WriteFile(path, []byte(value), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		// Long ago and never the same, so that the file counts as settled and as changed.
+		at := clock.now().Add(-time.Hour)
+		if err := os.Chtimes(path, at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := r.Resolve(t.Context(), ref); !errors.Is(err, ErrNotFound) {
+		t.Fatalf("got %v", err)
+	}
+	write("one")
+	wantValue(t, r, ref, "one")
+	wantValue(t, r, ref, "one") // looks
+	clock.advance(99 * time.Millisecond)
+	write("second")
+	wantValue(t, r, ref, "one")
+	clock.advance(time.Millisecond)
+	wantValue(t, r, ref, "second")
+	wantValue(t, r, ref, "second")
+	clock.advance(-time.Hour) // a clock that was set back
+	write("the third")
+	wantValue(t, r, ref, "the third")
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"sync/atomic"
 	"time"
 )
 
@@ -122,7 +123,7 @@ func (r *Resolver) announce(p place, next Value) {
 		return
 	}
 	src := sourceOf(p.ref.Scheme)
-	e := entry{value: next, stamp: src.stamp(r.store, p.ref), at: r.now()}
+	e := entry{value: next, stamp: src.stamp(r.store, p.ref), at: r.now(), looked: new(atomic.Int64)}
 	e.until = e.at.Add(src.keep)
 	r.mu.Lock()
 	defer r.mu.Unlock()
