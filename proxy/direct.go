@@ -11,7 +11,9 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,8 +28,13 @@ func withInterim(out *http.Request, interim interimFunc) *http.Request {
 	return out.WithContext(httptrace.WithClientTrace(out.Context(), &httptrace.ClientTrace{Got1xxResponse: interim}))
 }
 
-// directAddress is where out goes, as host:port.
-func directAddress(out *http.Request) string {
+// An origin is where a request goes: scheme, host and, unless it is the scheme's default, port.
+type origin struct{ scheme, host string }
+
+func originOf(out *http.Request) origin { return origin{out.URL.Scheme, out.URL.Host} }
+
+// address of out's upstream, as host:port.
+func address(out *http.Request) string {
 	if out.URL.Port() != "" {
 		return out.URL.Host
 	}
@@ -41,7 +48,7 @@ type directPool struct {
 	tlsConfig *tls.Config
 
 	mu     sync.Mutex
-	idle   map[string][]*directConn // the most recently used last
+	idle   map[origin][]*directConn // the most recently used last
 	count  int
 	closed bool
 }
@@ -57,20 +64,19 @@ func (p *directPool) init(tr *http.Transport) {
 	p.dial = tr.DialContext
 	p.tlsConfig = tr.TLSClientConfig.Clone()
 	p.tlsConfig.NextProtos = []string{"http/1.1"}
-	p.idle = map[string][]*directConn{}
+	p.idle = map[origin][]*directConn{}
 }
 
 // A directConn is one upstream connection. One goroutine at a time uses it.
 type directConn struct {
 	net.Conn
-	raw     net.Conn // the TCP connection below TLS
-	address string
-	r       *bufio.Reader
-	w       *bufio.Writer
-	head    int64 // how much of a head may still be read; negative: no head is being read
-	state   *tls.ConnectionState
-	reused  bool
-	expiry  *time.Timer // closes the connection while it is idle
+	raw    net.Conn // the TCP connection below TLS
+	to     origin
+	r      *bufio.Reader
+	head   int64 // how much of a head may still be read; negative: no head is being read
+	state  *tls.ConnectionState
+	reused bool
+	expiry *time.Timer // closes the connection while it is idle
 }
 
 var errHeadTooLarge = errors.New("the head of the answer is too large")
@@ -91,16 +97,17 @@ func (c *directConn) Read(p []byte) (int, error) {
 }
 
 // roundTrip sends out and returns the answer's head. A kept connection that turns out dead is replaced.
-func (p *directPool) roundTrip(out *http.Request, address string, interim interimFunc) (*http.Response, error) {
-	if err := validHeader(out.Header); err != nil {
+func (p *directPool) roundTrip(out *http.Request, interim interimFunc) (*http.Response, error) {
+	head, err := appendHead(nil, out)
+	if err != nil {
 		return nil, err
 	}
 	for {
-		c, err := p.get(out, address)
+		c, err := p.get(out)
 		if err != nil {
 			return nil, err
 		}
-		resp, answered, err := p.exchange(c, out, interim)
+		resp, answered, err := p.exchange(c, out, head, interim)
 		if err == nil {
 			return resp, nil
 		}
@@ -111,33 +118,44 @@ func (p *directPool) roundTrip(out *http.Request, address string, interim interi
 	}
 }
 
-// validHeader refuses what would break the request's framing.
-func validHeader(h http.Header) error {
-	for name, values := range h {
+// appendHead appends out as it goes on the wire (RFC 9112 section 3). It refuses what would break the framing.
+func appendHead(b []byte, out *http.Request) ([]byte, error) {
+	uri := out.URL.RequestURI()
+	if !httpguts.ValidHostHeader(out.Host) || strings.ContainsFunc(uri, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+		return nil, errors.New("the request's target is not valid")
+	}
+	b = slices.Grow(b, 1024)
+	b = append(append(append(b, out.Method...), ' '), uri...)
+	b = append(append(append(b, " HTTP/1.1\r\nHost: "...), out.Host...), '\r', '\n')
+	for name, values := range out.Header {
+		if framing[name] {
+			continue
+		}
 		if !httpguts.ValidHeaderFieldName(name) {
-			return errors.New("a header's name is not valid")
+			return nil, errors.New("a header's name is not valid")
 		}
 		for _, value := range values {
 			if !httpguts.ValidHeaderFieldValue(value) {
-				return fmt.Errorf("the value of header %s is not valid", name)
+				return nil, fmt.Errorf("the value of header %s is not valid", name)
 			}
+			b = append(append(append(append(b, name...), ": "...), value...), '\r', '\n')
 		}
 	}
-	return nil
+	return append(b, '\r', '\n'), nil
 }
 
-// exchange writes out on c and reads the answer's head. answered says that the upstream began to answer.
-func (p *directPool) exchange(c *directConn, out *http.Request, interim interimFunc) (resp *http.Response, answered bool, err error) {
+// framing holds the fields that say how long a message is, or stand in the request line's place.
+var framing = map[string]bool{"Host": true, "Content-Length": true, "Transfer-Encoding": true, "Trailer": true}
+
+// exchange writes head, which is all of out, on c and reads the answer's head. answered says that the upstream began to answer.
+func (p *directPool) exchange(c *directConn, out *http.Request, head []byte, interim interimFunc) (resp *http.Response, answered bool, err error) {
 	stop := context.AfterFunc(out.Context(), func() { _ = c.raw.Close() })
 	defer func() {
 		if err != nil {
 			stop()
 		}
 	}()
-	if err := out.Write(c.w); err != nil {
-		return nil, false, err
-	}
-	if err := c.w.Flush(); err != nil {
+	if _, err := c.Write(head); err != nil {
 		return nil, false, err
 	}
 	c.head = maxHeaderBytes
@@ -217,12 +235,12 @@ func (b *directBody) Close() error {
 }
 
 // get returns a kept connection or a new one.
-func (p *directPool) get(out *http.Request, address string) (*directConn, error) {
-	key := out.URL.Scheme + " " + address
+func (p *directPool) get(out *http.Request) (*directConn, error) {
+	to := originOf(out)
 	for {
-		c := p.take(key)
+		c := p.take(to)
 		if c == nil {
-			return p.open(out, key, address)
+			return p.open(out, to)
 		}
 		// Bytes that nobody asked for are the end of the connection, or an answer to a request that was never sent.
 		if c.r.Buffered() == 0 && silent(c.raw) {
@@ -233,17 +251,17 @@ func (p *directPool) get(out *http.Request, address string) (*directConn, error)
 	}
 }
 
-func (p *directPool) take(key string) *directConn {
+func (p *directPool) take(to origin) *directConn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	list := p.idle[key]
+	list := p.idle[to]
 	for len(list) > 0 {
 		c := list[len(list)-1]
 		list = list[:len(list)-1]
-		p.idle[key] = list
+		p.idle[to] = list
 		p.count--
 		if len(list) == 0 {
-			delete(p.idle, key)
+			delete(p.idle, to)
 		}
 		if c.expiry.Stop() {
 			return c
@@ -256,10 +274,10 @@ func (p *directPool) take(key string) *directConn {
 func (p *directPool) put(c *directConn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed || p.count >= maxIdle || len(p.idle[c.address]) >= maxIdlePerHost {
+	if p.closed || p.count >= maxIdle || len(p.idle[c.to]) >= maxIdlePerHost {
 		return false
 	}
-	p.idle[c.address] = append(p.idle[c.address], c)
+	p.idle[c.to] = append(p.idle[c.to], c)
 	p.count++
 	if c.expiry == nil {
 		c.expiry = time.AfterFunc(maxIdleTime, func() { p.expire(c) })
@@ -272,30 +290,30 @@ func (p *directPool) put(c *directConn) bool {
 // expire closes c if it is still idle.
 func (p *directPool) expire(c *directConn) {
 	p.mu.Lock()
-	list := p.idle[c.address]
+	list := p.idle[c.to]
 	for i, other := range list {
 		if other == c {
-			p.idle[c.address] = append(list[:i:i], list[i+1:]...)
+			p.idle[c.to] = append(list[:i:i], list[i+1:]...)
 			p.count--
 			break
 		}
 	}
-	if len(p.idle[c.address]) == 0 {
-		delete(p.idle, c.address)
+	if len(p.idle[c.to]) == 0 {
+		delete(p.idle, c.to)
 	}
 	p.mu.Unlock()
 	_ = c.Close()
 }
 
 // open dials and, for https, verifies.
-func (p *directPool) open(out *http.Request, key, address string) (*directConn, error) {
+func (p *directPool) open(out *http.Request, to origin) (*directConn, error) {
 	ctx, cancel := context.WithTimeout(out.Context(), dialTimeout)
 	defer cancel()
-	raw, err := p.dial(ctx, "tcp", address)
+	raw, err := p.dial(ctx, "tcp", address(out))
 	if err != nil {
 		return nil, err
 	}
-	c := &directConn{Conn: raw, raw: raw, address: key, head: -1}
+	c := &directConn{Conn: raw, raw: raw, to: to, head: -1}
 	if out.URL.Scheme == "https" {
 		config := p.tlsConfig
 		if config.ServerName == "" {
@@ -310,7 +328,7 @@ func (p *directPool) open(out *http.Request, key, address string) (*directConn, 
 		state := conn.ConnectionState()
 		c.Conn, c.state = conn, &state
 	}
-	c.r, c.w = bufio.NewReader(c), bufio.NewWriter(c.Conn)
+	c.r = bufio.NewReader(c)
 	return c, nil
 }
 
@@ -319,7 +337,7 @@ func (p *directPool) closeIdle() {
 	p.mu.Lock()
 	p.closed = true
 	idle := p.idle
-	p.idle, p.count = map[string][]*directConn{}, 0
+	p.idle, p.count = map[origin][]*directConn{}, 0
 	p.mu.Unlock()
 	for _, list := range idle {
 		for _, c := range list {

@@ -11,37 +11,36 @@ import (
 type pool struct {
 	transport *http.Transport
 	direct    directPool
-	// speaksH1 holds the addresses whose last answer over TLS came in HTTP/1.1 although HTTP/2 was offered.
-	speaksH1 *lru.Cache[string, struct{}]
+	// speaksH1 holds the origins whose last answer over TLS came in HTTP/1.1 although HTTP/2 was offered.
+	speaksH1 *lru.Cache[origin, struct{}]
 }
 
-// maxKnownAddresses bounds what a pool remembers about addresses.
-const maxKnownAddresses = 1024
+// maxKnownOrigins bounds what a pool remembers about origins.
+const maxKnownOrigins = 1024
 
 func newPool(tr *http.Transport) *pool {
 	p := &pool{transport: tr}
 	// The size is a constant above zero, so that there is no error.
-	p.speaksH1, _ = lru.New[string, struct{}](maxKnownAddresses)
+	p.speaksH1, _ = lru.New[origin, struct{}](maxKnownOrigins)
 	p.direct.init(tr)
 	return p
 }
 
 // send is one round trip. interim gets 1xx answers other than 101.
 func (p *pool) send(out *http.Request, interim interimFunc) (*http.Response, error) {
-	address := directAddress(out)
-	if p.goesDirect(out, address) {
-		return p.direct.roundTrip(out, address, interim)
+	if p.goesDirect(out) {
+		return p.direct.roundTrip(out, interim)
 	}
 	resp, err := p.transport.RoundTrip(withInterim(out, interim))
 	if err == nil && resp.ProtoMajor == 1 && resp.TLS != nil {
-		p.speaksH1.Add(address, struct{}{})
+		p.speaksH1.Add(originOf(out), struct{}{})
 	}
 	return resp, err
 }
 
 // goesDirect reports whether out is the common case: safe to send again on another connection, with no body and
 // nothing that net/http's Transport does between head and body.
-func (p *pool) goesDirect(out *http.Request, address string) bool {
+func (p *pool) goesDirect(out *http.Request) bool {
 	switch out.Method {
 	case http.MethodGet, http.MethodHead, http.MethodOptions:
 	default:
@@ -50,7 +49,7 @@ func (p *pool) goesDirect(out *http.Request, address string) bool {
 	if !canPeek || out.Body != nil && out.Body != http.NoBody || out.Header["Upgrade"] != nil || out.Header["Expect"] != nil {
 		return false
 	}
-	return out.URL.Scheme == "http" || p.speaksH1.Contains(address)
+	return out.URL.Scheme == "http" || p.speaksH1.Contains(originOf(out))
 }
 
 func (p *pool) closeIdle() {
