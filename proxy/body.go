@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"io"
 	"net"
 	"net/http"
@@ -72,6 +73,7 @@ func (b *requestBody) whole() ([]byte, bool) {
 type responseBody struct {
 	io.ReadCloser
 	x     *exchange
+	ctx   context.Context // the request's
 	begun bool
 }
 
@@ -81,6 +83,9 @@ func (b *responseBody) Read(p []byte) (int, error) {
 	if err != nil && err != io.EOF {
 		b.x.failed = err
 		b.x.event.Error = upstreamProtocol
+		if b.ctx.Err() != nil {
+			b.x.event.Error = clientGone
+		}
 	}
 	return n, err
 }

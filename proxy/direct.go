@@ -57,7 +57,6 @@ const (
 	maxIdle        = 512
 	maxIdlePerHost = 64
 	maxIdleTime    = 90 * time.Second
-	maxInterim     = 8
 )
 
 func (p *directPool) init(tr *http.Transport) {
@@ -162,7 +161,7 @@ func (p *directPool) exchange(c *directConn, out *http.Request, head []byte, int
 	if _, err := c.r.Peek(1); err != nil {
 		return nil, false, err
 	}
-	for range maxInterim {
+	for {
 		resp, err := http.ReadResponse(c.r, out)
 		if err != nil {
 			return nil, true, err
@@ -174,6 +173,7 @@ func (p *directPool) exchange(c *directConn, out *http.Request, head []byte, int
 			if err := interim(resp.StatusCode, textproto.MIMEHeader(resp.Header)); err != nil {
 				return nil, true, err
 			}
+			c.head = maxHeaderBytes
 			continue
 		}
 		c.head = -1
@@ -181,7 +181,6 @@ func (p *directPool) exchange(c *directConn, out *http.Request, head []byte, int
 		p.own(c, resp, stop)
 		return resp, true, nil
 	}
-	return nil, true, errors.New("the upstream sends interim answers without end")
 }
 
 // own makes resp's body give c back.
@@ -204,33 +203,33 @@ type directBody struct {
 	io.ReadCloser
 	conn    *directConn
 	release func(whole bool)
-	done    bool
+	err     error // what ended the body
 }
 
 // ready reports whether the first bytes have already come.
 func (b *directBody) ready() bool { return b.conn.r.Buffered() > 0 }
 
 func (b *directBody) Read(p []byte) (int, error) {
-	if b.done {
-		return 0, io.EOF
+	if b.err != nil {
+		return 0, b.err
 	}
 	n, err := b.ReadCloser.Read(p)
 	if err != nil {
-		b.end(err == io.EOF)
+		b.end(err)
 	}
 	return n, err
 }
 
-func (b *directBody) end(whole bool) {
-	if !b.done {
-		b.done = true
-		b.release(whole)
+func (b *directBody) end(err error) {
+	if b.err == nil {
+		b.err = err
+		b.release(err == io.EOF)
 	}
 }
 
 // Close ends the exchange. A body that was not read to its end costs the connection.
 func (b *directBody) Close() error {
-	b.end(false)
+	b.end(http.ErrBodyReadAfterClose)
 	return nil
 }
 

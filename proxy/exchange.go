@@ -3,6 +3,8 @@ package proxy
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -25,6 +27,8 @@ type exchange struct {
 
 	body     *requestBody       // nil: the request has none
 	h1       bool               // the client speaks HTTP/1
+	http10   bool               // and that HTTP/1.0
+	interims int                // answers with 1xx so far
 	chunked  bool               // the request's length is unknown
 	upstream io.ReadWriteCloser // the upstream's side after a 101
 	failed   error              // the upstream's body ended before its end
@@ -45,7 +49,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, client, scheme st
 	host := target.hostHeader(scheme)
 	x := &exchange{
 		server: s, w: w, client: client, target: target, upgrade: requestedUpgrade(r),
-		h1: r.ProtoMajor == 1, chunked: r.ContentLength < 0,
+		h1: r.ProtoMajor == 1, http10: !r.ProtoAtLeast(1, 1), chunked: r.ContentLength < 0,
 		event: audit.Event{Time: now(), Client: client, Method: r.Method, Host: host, Path: r.URL.EscapedPath()},
 	}
 	defer x.finish()
@@ -55,7 +59,42 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, client, scheme st
 	r.URL.Scheme, r.URL.Host, r.Host = scheme, host, host
 	s.engine.ServeHTTP(x, r)
 	if x.failed != nil {
-		panic(http.ErrAbortHandler) // the only way to tell the client that the body is not whole
+		x.breakOff()
+	}
+}
+
+// breakOff tells the client that the body is not whole.
+func (x *exchange) breakOff() {
+	if !x.hijacked {
+		x.Flush() // what there is, so that it does not look as if no answer had come
+	}
+	if x.http10 && !x.hijacked {
+		// Where the end of the connection is the end of the body, only a reset is no end.
+		if conn, _, err := http.NewResponseController(x.w).Hijack(); err == nil {
+			reset(conn)
+		}
+	}
+	panic(http.ErrAbortHandler)
+}
+
+// reset closes the TCP connection below conn so that the other side gets an error.
+func reset(conn net.Conn) {
+	for {
+		switch c := conn.(type) {
+		case *tls.Conn:
+			conn = c.NetConn()
+		case *tunnelConn:
+			conn = c.Conn
+		case *prefixConn:
+			conn = c.Conn
+		case *net.TCPConn:
+			_ = c.SetLinger(0)
+			_ = c.Close()
+			return
+		default:
+			_ = conn.Close()
+			return
+		}
 	}
 }
 
@@ -138,13 +177,12 @@ func (x *exchange) ReadFrom(src io.Reader) (n int64, err error) {
 		if got > 0 {
 			wrote, writeErr := x.w.Write((*buf)[:got])
 			n += int64(wrote)
-			if writeErr != nil {
-				return n, writeErr
+			if writeErr == nil && n != length && readErr == nil {
+				writeErr = flusher.Flush()
 			}
-			if n != length && readErr == nil {
-				if err := flusher.Flush(); err != nil {
-					return n, err
-				}
+			if writeErr != nil {
+				x.event.Error = clientGone
+				return n, writeErr
 			}
 		}
 		if readErr == io.EOF {
@@ -156,14 +194,20 @@ func (x *exchange) ReadFrom(src io.Reader) (n int64, err error) {
 	}
 }
 
-// interim passes a 1xx on. 100 is not: the server sends its own once the body is wanted.
+// maxInterim bounds the interim answers to one request.
+const maxInterim = 1000
+
+var errInterim = errors.New("the upstream sends interim answers without end")
+
+// interim passes a 1xx on. 100 is not: the server sends its own once the body is wanted. Neither is any to a client of
+// HTTP/1.0, which would take it for the answer (RFC 9110 section 15.2).
 func (x *exchange) interim(status int, header textproto.MIMEHeader) error {
-	if status == http.StatusContinue {
-		return nil
-	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.finalHead {
+	if x.interims++; x.interims > maxInterim {
+		return errInterim
+	}
+	if x.finalHead || status == http.StatusContinue || x.http10 {
 		return nil
 	}
 	h := x.w.Header()

@@ -223,7 +223,7 @@ func (x *exchange) receive(resp *http.Response) (*http.Response, error) {
 	}
 	inbound(resp.Header)
 	if resp.Body != http.NoBody {
-		resp.Body = &responseBody{ReadCloser: resp.Body, x: x}
+		resp.Body = &responseBody{ReadCloser: resp.Body, x: x, ctx: resp.Request.Context()}
 	}
 	return resp, nil
 }
