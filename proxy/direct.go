@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -69,13 +70,14 @@ func (p *directPool) init(tr *http.Transport) {
 // A directConn is one upstream connection. One goroutine at a time uses it.
 type directConn struct {
 	net.Conn
-	raw    net.Conn // the TCP connection below TLS
-	to     origin
-	r      *bufio.Reader
-	head   int64 // how much of a head may still be read; negative: no head is being read
-	state  *tls.ConnectionState
-	reused bool
-	expiry *time.Timer // closes the connection while it is idle
+	raw     net.Conn    // the TCP connection below TLS
+	records *recordConn // between the two; nil without TLS
+	to      origin
+	r       *bufio.Reader
+	head    int64 // how much of a head may still be read; negative: no head is being read
+	state   *tls.ConnectionState
+	reused  bool
+	expiry  *time.Timer // closes the connection while it is idle
 }
 
 var errHeadTooLarge = errors.New("the head of the answer is too large")
@@ -93,6 +95,25 @@ func (c *directConn) Read(p []byte) (int, error) {
 		c.head -= int64(n)
 	}
 	return n, err
+}
+
+// clean reports whether nothing has come since the last answer, which would be the end of the connection or an answer to
+// a request that was never sent. It does not wait. It looks everywhere: bytes may be in our buffer, in TLS's, and in the
+// kernel's.
+func (c *directConn) clean() bool {
+	if c.r.Buffered() > 0 || !silent(c.raw) {
+		return false
+	}
+	if c.records == nil {
+		return true
+	}
+	if !c.records.whole() {
+		return false
+	}
+	c.records.dry = true
+	_, err := c.r.Peek(1)
+	c.records.dry = false
+	return errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // roundTrip sends out and returns the answer's head. A kept connection that turns out dead is replaced.
@@ -241,8 +262,7 @@ func (p *directPool) get(out *http.Request) (*directConn, error) {
 		if c == nil {
 			return p.open(out, to)
 		}
-		// Bytes that nobody asked for are the end of the connection, or an answer to a request that was never sent.
-		if c.r.Buffered() == 0 && silent(c.raw) {
+		if c.clean() {
 			c.reused = true
 			return c, nil
 		}
@@ -319,7 +339,8 @@ func (p *directPool) open(out *http.Request, to origin) (*directConn, error) {
 			config = config.Clone()
 			config.ServerName = out.URL.Hostname()
 		}
-		conn := tls.Client(raw, config)
+		c.records = &recordConn{Conn: raw}
+		conn := tls.Client(c.records, config)
 		if err := conn.HandshakeContext(ctx); err != nil {
 			_ = raw.Close()
 			return nil, err

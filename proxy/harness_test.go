@@ -448,6 +448,16 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
+// serveTCP runs handle for each connection and returns the port.
+func serveTCP(t testing.TB, handle func(net.Conn)) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return serveListener(t, l, handle)
+}
+
 // serveRaw runs handle for each TLS connection and returns the port.
 func serveRaw(t testing.TB, ca *testCA, handle func(net.Conn)) string {
 	t.Helper()
@@ -455,6 +465,11 @@ func serveRaw(t testing.TB, ca *testCA, handle func(net.Conn)) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serveListener(t, l, handle)
+}
+
+func serveListener(t testing.TB, l net.Listener, handle func(net.Conn)) string {
+	t.Helper()
 	t.Cleanup(func() { l.Close() })
 	go func() {
 		for {
