@@ -21,6 +21,18 @@ type tunnelConn struct {
 	prefixConn
 	client string
 	target authority
+
+	tls     bool
+	sni     string // the name in the client's TLS handshake, if any
+	watched bool   // we look whether the client leaves, and not net/http: see h1Conn
+}
+
+// tcp is the client's connection below everything.
+func (t *tunnelConn) tcp() net.Conn {
+	if p, ok := t.prefixConn.Conn.(*prefixConn); ok {
+		return p.Conn
+	}
+	return t.prefixConn.Conn
 }
 
 // intercept ends the tunnel here: TLS with our leaf, or plain HTTP inside it, goes to the inner server. It owns conn.
@@ -46,7 +58,13 @@ func (s *Server) intercept(r *http.Request, conn net.Conn, client string, target
 			closeConn()
 			return
 		}
+		state := tlsConn.ConnectionState()
+		t.tls, t.sni = true, state.ServerName
 		ready = tlsConn
+		if canWatch && state.NegotiatedProtocol != "h2" {
+			t.watched = true
+			ready = &h1Conn{tlsConn, t}
+		}
 	}
 	_ = conn.SetDeadline(time.Time{})
 	if !s.tunnels.push(ready) {
@@ -92,8 +110,11 @@ type tunnelKey struct{}
 
 // withTunnel gives requests access to the tunnel that they came through.
 func withTunnel(ctx context.Context, c net.Conn) context.Context {
-	if t, ok := c.(*tls.Conn); ok {
-		c = t.NetConn()
+	switch outer := c.(type) {
+	case *h1Conn:
+		c = outer.tunnel
+	case *tls.Conn:
+		c = outer.NetConn()
 	}
 	return context.WithValue(ctx, tunnelKey{}, c)
 }
@@ -105,13 +126,13 @@ func (s *Server) serveInner(w http.ResponseWriter, r *http.Request) {
 	defer s.handlers.leave()
 	t := r.Context().Value(tunnelKey{}).(*tunnelConn)
 	scheme := "http"
-	if r.TLS != nil {
+	if t.tls {
 		scheme = "https"
 	}
 	switch {
 	case r.Method == http.MethodConnect:
 		s.refuse(w, r, t.client, faultf(nestedConnect, "a tunnel inside a tunnel is not possible"))
-	case r.TLS != nil && r.TLS.ServerName != "" && !t.target.names(r.TLS.ServerName):
+	case t.sni != "" && !t.target.names(t.sni):
 		s.refuse(w, r, t.client, faultf(misdirected, "the TLS server name is not %s, the target of the CONNECT", t.target.host))
 	case r.URL.Opaque != "" || r.URL.User != nil || r.Method == "PRI":
 		s.refuse(w, r, t.client, faultf(badRequest, "want a path as the request's target"))
@@ -120,6 +141,11 @@ func (s *Server) serveInner(w http.ResponseWriter, r *http.Request) {
 	case r.Host != "" && !t.target.names(r.Host): // only HTTP/1.0 may leave it out
 		s.refuse(w, r, t.client, faultf(misdirected, "the Host is not %s, the target of the CONNECT", t.target.address()))
 	default:
+		if t.watched {
+			ctx, stop := watch(r.Context(), t.tcp())
+			defer stop()
+			r = r.WithContext(ctx)
+		}
 		s.serve(w, r, t.client, scheme, t.target)
 	}
 }
