@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -84,7 +85,7 @@ func confuse(t *testing.T, p *testProxy, h2 bool, target, sni, host, absolute st
 	conn := p.connectTLS(t, target, sni, "h2")
 	defer conn.Close()
 	tr := &http.Transport{
-		DialTLS:           func(string, string) (net.Conn, error) { return conn, nil },
+		DialTLSContext:    func(context.Context, string, string) (net.Conn, error) { return conn, nil },
 		ForceAttemptHTTP2: true,
 	}
 	defer tr.CloseIdleConnections()

@@ -53,11 +53,9 @@ func (s *Server) connect(r *http.Request, conn net.Conn, _ *goproxy.ProxyCtx) {
 
 // refusalEvent is the audit event of a request that was refused before it entered the pipeline.
 func refusalEvent(r *http.Request, client string, err slugged, status int) audit.Event {
-	host := r.URL.Host
+	host := "" // if it is not a host name, a client may have put anything there: it is not logged
 	if t, parseErr := parseAuthority(r.Host, 443); parseErr == nil {
 		host = t.hostHeader("https")
-	} else {
-		host = "" // not a host name: do not log what a client may have put there
 	}
 	return audit.Event{
 		Time: now(), Client: client, Method: r.Method, Host: host,

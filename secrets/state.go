@@ -43,18 +43,6 @@ func writeTemp(folder string, data []byte) (path string, err error) {
 	return f.Name(), f.Close()
 }
 
-// writeFile replaces path by data as a whole, or leaves it as it was.
-func writeFile(ctx context.Context, path string, data []byte) error {
-	temp, err := writeTemp(filepath.Dir(path), data)
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	if err := replaceFile(ctx, temp, path); err != nil {
-		return errors.Join(fmt.Errorf("writing %s: %w", path, err), os.Remove(temp))
-	}
-	return syncFolder(filepath.Dir(path))
-}
-
 // createOnce makes the file path with data, unless it exists, and returns what it then holds. Of several processes
 // that do so at once, one wins and the others read what it wrote.
 func createOnce(path string, data []byte) ([]byte, error) {
