@@ -39,7 +39,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	}
 	n, err := b.src.Read(p)
 	count := b.count.Add(int64(n))
-	if b.keep {
+	if b.keep && n > 0 { // after the end, whole may be reading kept
 		if len(b.kept)+n > maxReplay {
 			b.keep, b.kept = false, nil
 		} else {
@@ -47,9 +47,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 		}
 	}
 	if err == io.EOF || count == b.length {
-		for _, name := range b.drop {
-			delete(b.trailer, name)
-		}
+		removeFields(b.trailer, b.drop)
 		b.ended.Store(true)
 	}
 	return n, err

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/textproto"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -46,6 +47,11 @@ func exchangeOf(ctx context.Context) *exchange { return ctx.Value(exchangeKey{})
 
 // serve runs one request through goproxy and the forwarder.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, client, scheme string, target authority) {
+	if strings.ContainsAny(r.RequestURI, "# ") {
+		// Servers end the query or the whole target there, and with it a credential that stands behind.
+		s.refuse(w, r, client, faultf(badRequest, "the request's target has a # or a space in it"))
+		return
+	}
 	host := target.hostHeader(scheme)
 	x := &exchange{
 		server: s, w: w, client: client, target: target, upgrade: requestedUpgrade(r),
@@ -81,6 +87,8 @@ func (x *exchange) breakOff() {
 func reset(conn net.Conn) {
 	for {
 		switch c := conn.(type) {
+		case *h1Conn:
+			conn = c.Conn
 		case *tls.Conn:
 			conn = c.NetConn()
 		case *tunnelConn:

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/credproxy/credproxy/inject"
@@ -86,11 +87,30 @@ func (x *exchange) takeBody(req *http.Request, d rules.Decision) {
 		req.Body = http.NoBody
 		return
 	}
+	drop := trailersToDrop(req, d)
+	removeFields(req.Trailer, drop) // what is announced; a client can send more
 	x.body = &requestBody{
-		src: req.Body, length: req.ContentLength, trailer: req.Trailer, drop: forbiddenTrailers,
+		src: req.Body, length: req.ContentLength, trailer: req.Trailer, drop: drop,
 		keep: len(d.Inject) > 0 && req.ContentLength <= maxReplay,
 	}
 	req.Body = http.NoBody // each copy that is sent gets its own
+}
+
+// trailersToDrop lists the trailers that must not be sent: they come after the credentials, and some servers take them
+// for headers.
+func trailersToDrop(req *http.Request, d rules.Decision) []string {
+	if len(req.Trailer) == 0 {
+		return nil
+	}
+	drop := append(slices.Clone(forbiddenTrailers), d.Remove...)
+	for _, c := range d.Inject {
+		for _, target := range c.Targets() {
+			if target.In == "header" {
+				drop = append(drop, target.Name)
+			}
+		}
+	}
+	return drop
 }
 
 // usage is what one credential put on a request.
@@ -103,9 +123,7 @@ type usage struct {
 // client can take them away.
 func (x *exchange) authenticate(req *http.Request, d rules.Decision) (*http.Request, []usage, error) {
 	out := outbound(req, x.upgrade)
-	for _, name := range d.Remove {
-		delete(out.Header, name)
-	}
+	removeFields(out.Header, d.Remove)
 	var used []usage
 	for _, c := range d.Inject {
 		// Asked of out, whose `remove` headers are gone, and not of req. No two credentials write the same place.
@@ -220,6 +238,10 @@ func (x *exchange) receive(resp *http.Response) (*http.Response, error) {
 		}
 		x.upstream = up
 		return resp, nil
+	}
+	if resp.StatusCode < 200 || resp.StatusCode > 999 { // net/http takes any number, and panics when it is to send it
+		_ = resp.Body.Close()
+		return nil, faultf(upstreamProtocol, "%s answered with a status that does not exist", x.target.host).advise("try again, or tell the owner of the API")
 	}
 	inbound(resp.Header)
 	if resp.Body != http.NoBody {

@@ -3,6 +3,7 @@ package proxy
 import (
 	"net/http"
 	"net/textproto"
+	"slices"
 	"strings"
 )
 
@@ -38,12 +39,57 @@ func hasToken(lines []string, token string) bool {
 	return false
 }
 
-// requestedUpgrade is the protocol that r asks to switch to, or "" (RFC 9110 section 7.8).
+// requestedUpgrade is the protocol that r asks to switch to, or "" (RFC 9110 section 7.8). HTTP itself and TLS are none:
+// requests would follow that no rule has seen. A server may ignore the wish, and so may we.
 func requestedUpgrade(r *http.Request) string {
 	if r.ProtoMajor != 1 || !hasToken(r.Header["Connection"], "upgrade") {
 		return ""
 	}
+	for _, line := range r.Header["Upgrade"] {
+		for item := range strings.SplitSeq(line, ",") {
+			name, _, _ := strings.Cut(textproto.TrimString(item), "/")
+			switch strings.ToLower(name) {
+			case "http", "h2", "h2c", "tls":
+				return ""
+			}
+		}
+	}
 	return r.Header.Get("Upgrade")
+}
+
+// sameField reports whether a and b are one field to some server: many take _ for -.
+func sameField(a, b string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range len(a) {
+		if foldField(a[i]) != foldField(b[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func foldField(c byte) byte {
+	switch {
+	case 'A' <= c && c <= 'Z':
+		return c + 'a' - 'A'
+	case c == '_':
+		return '-'
+	}
+	return c
+}
+
+// removeFields takes the fields called one of names off h, however they are spelled.
+func removeFields(h http.Header, names []string) {
+	if len(names) == 0 {
+		return
+	}
+	for field := range h {
+		if slices.ContainsFunc(names, func(name string) bool { return sameField(field, name) }) {
+			delete(h, field)
+		}
+	}
 }
 
 // endHop takes the fields off h, a request's, that end here. It must see them before goproxy does, which removes
