@@ -120,7 +120,7 @@ func (r *rule) compare(q *query) outcome {
 		return o
 	}
 	switch {
-	case len(r.methods) > 0 && !slices.Contains(r.methods, q.method):
+	case len(r.methods) > 0 && !r.hasMethod(q.method):
 		return missMethod
 	case len(r.paths) == 0:
 		return matches
@@ -128,10 +128,27 @@ func (r *rule) compare(q *query) outcome {
 		return badPath
 	case r.onPath(q.path):
 		return matches
-	case r.deny != "" && needsLenient(q.path) && (r.onPath(lenient(q.path, true)) || r.onPath(lenient(q.path, false))):
+	case r.deny != "" && r.onLenientPath(q.path):
 		return matches
 	}
 	return missPath
+}
+
+// hasMethod compares as RFC 9110 section 9.1 does, with case. Not every server does, so a deny rule does not.
+func (r *rule) hasMethod(method string) bool {
+	return slices.Contains(r.methods, method) ||
+		r.deny != "" && slices.ContainsFunc(r.methods, func(m string) bool { return strings.EqualFold(m, method) })
+}
+
+// onLenientPath reports whether some server may read raw as one of the paths. Some decode twice.
+func (s *scope) onLenientPath(raw string) bool {
+	if !needsLenient(raw) {
+		return false
+	}
+	if s.onPath(lenient(raw, true)) || s.onPath(lenient(raw, false)) {
+		return true
+	}
+	return strings.Contains(raw, "%25") && s.onPath(lenient(string(decode(nil, raw)), false))
 }
 
 // compareEnds compares what is known of a tunnel: who, and where to.

@@ -15,8 +15,8 @@
 //
 // Where the decision depends on the path, a path that servers read in more than one way (dot segments in any
 // encoding, backslashes, control characters) is refused with bad_path. A deny rule moreover matches the path as a
-// lenient server reads it: empty segments, path parameters, and dots and spaces at a segment's end left out, and
-// %2F a separator.
+// lenient server reads it: empty segments, path parameters, and dots and spaces at a segment's end left out,
+// %2F a separator, and decoded twice. It matches methods in any case.
 package rules
 
 import (
