@@ -6,6 +6,8 @@ package cli
 
 import (
 	"context"
+	"io"
+	"log"
 	"os"
 	"regexp"
 	"strings"
@@ -20,6 +22,9 @@ func Main(args []string) int {
 	if code, ok := secrets.RunHelper(); ok {
 		return code
 	}
+	// What net/http has to say goes to log's standard logger: bytes that an upstream sent unasked, and with GODEBUG all
+	// headers. Both can hold secrets. Our own log is a slog.Logger.
+	log.SetOutput(io.Discard)
 	root := newRootCommand()
 	root.SetArgs(args)
 	err := root.ExecuteContext(context.Background())

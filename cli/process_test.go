@@ -1,6 +1,11 @@
 package cli
 
 import (
+	"bufio"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -168,6 +173,94 @@ func TestRunDoesNotBelieveItsOwnCA(t *testing.T) {
 	if err != nil || !strings.Contains(string(out), "urn:credproxy:upstream_tls") {
 		t.Errorf("got %q, %v, want upstream_tls", out, err)
 	}
+}
+
+// An upstream that sends more than it was asked for makes net/http print it, and here that is an echo of the secret.
+func TestServePrintsNothingThatUpstreamsSend(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS == "windows" {
+		t.Skip("Windows has no signals to send")
+	}
+	dir := t.TempDir()
+	w := newWorldSignedBy(t, dir, filepath.Join(dir, "upstream"))
+	authority, err := certs.Open(filepath.Join(dir, "upstream"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	echoed := make(chan string, 1)
+	port := talkativeUpstream(t, authority, echoed)
+	if err := installRules(filepath.Join(dir, "rules.yaml"), w.home, port); err != nil {
+		t.Fatal(err)
+	}
+	cmd := w.command(t, "serve", "--listen", "127.0.0.1:0", "--log-level", "debug")
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	said := lines(stderr)
+	address, ok := strings.CutPrefix(<-said, "credproxy: listening on ")
+	if !ok {
+		t.Fatal("serve did not start")
+	}
+	fetch := exec.CommandContext(t.Context(), "fetch", "https://localhost:"+port+"/")
+	fetch.Env = []string{"HTTPS_PROXY=http://" + address, "SSL_CERT_FILE=" + filepath.Join(w.home, ".local", "state", "credproxy", "ca", "ca.pem"), quickExit}
+	if out, err := fetch.CombinedOutput(); err != nil || !strings.Contains(string(out), "ok") {
+		t.Errorf("fetch: %s, %v", out, err)
+	}
+	select {
+	case got := <-echoed:
+		if got != "Bearer hunter2" {
+			t.Errorf("the upstream got %q", got)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("the upstream's connection stays open")
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	for line := range said {
+		if strings.Contains(line, "hunter2") {
+			t.Errorf("serve said %q", line)
+		}
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// talkativeUpstream answers one request, and once more with the credential that it got. When the connection has been
+// closed for that, it tells echoed.
+func talkativeUpstream(t *testing.T, authority *certs.Authority, echoed chan<- string) (port string) {
+	t.Helper()
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return authority.Leaf("localhost") },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		in := bufio.NewReader(conn)
+		req, err := http.ReadRequest(in)
+		if err != nil {
+			return
+		}
+		secret := req.Header.Get("Authorization")
+		fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+		fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nX-Echo: %s\r\n\r\n", secret)
+		_, _ = in.ReadByte() // until the proxy closes
+		echoed <- secret
+	}()
+	_, port, _ = net.SplitHostPort(l.Addr().String())
+	return port
 }
 
 // TestClients runs real programs, unchanged and without a secret, as clients.md says that people have them.
