@@ -2,6 +2,9 @@ package oauth_test
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -302,6 +305,38 @@ func TestErrorsGiveNoSecretAway(t *testing.T) {
 			_, _, err := c.Refresh(t.Context(), secrets.NewValue(clientSecret), secrets.NewValue(oldRefresh))
 			if err == nil || strings.Contains(err.Error(), oldRefresh[:8]) {
 				t.Errorf("error %q gives the refresh token away", err)
+			}
+		})
+	}
+	echoes := map[string]func(header, form, secret string) string{
+		"the Basic header":      func(header, _, _ string) string { return header },
+		"a part of that":        func(header, _, _ string) string { return header[len(header)-20:] },
+		"the form":              func(_, form, _ string) string { return form },
+		"base64":                func(_, _, secret string) string { return base64.StdEncoding.EncodeToString([]byte(secret)) },
+		"base64 for URLs":       func(_, _, secret string) string { return base64.RawURLEncoding.EncodeToString([]byte("x" + secret)) },
+		"hex":                   func(_, _, secret string) string { return hex.EncodeToString([]byte(secret)) },
+		"hex in capitals":       func(_, _, secret string) string { return strings.ToUpper(hex.EncodeToString([]byte(secret))) },
+		"another case":          func(_, _, secret string) string { return strings.ToUpper(secret) },
+		"with everything in it": func(header, form, secret string) string { return header + form + secret },
+	}
+	for name, echo := range echoes {
+		t.Run("echo of "+name, func(t *testing.T) {
+			t.Parallel()
+			c := clientFor(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				form, err := io.ReadAll(r.Body)
+				if err != nil {
+					t.Errorf("reading the form: %v", err)
+				}
+				body, err := json.Marshal(map[string]string{"error": "invalid_client", "error_description": echo(r.Header.Get("Authorization"), string(form), oldRefresh)})
+				if err != nil {
+					t.Errorf("encoding the answer: %v", err)
+				}
+				w.WriteHeader(http.StatusUnauthorized)
+				_, _ = w.Write(body)
+			}))
+			_, _, err := c.Refresh(t.Context(), secrets.NewValue(clientSecret), secrets.NewValue(oldRefresh))
+			if e, ok := errors.AsType[*oauth.Error](err); !ok || e.Code != "invalid_client" || e.Description != "" {
+				t.Errorf("got %q, want no description", err)
 			}
 		})
 	}

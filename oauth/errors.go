@@ -1,9 +1,12 @@
 package oauth
 
 import (
+	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -96,14 +99,46 @@ func safe(text string, sent []secrets.Value) string {
 	}, text)
 }
 
-// reveals reports whether text contains eight bytes in a row of secret, or all of a shorter one.
+// reveals reports whether text contains eight bytes in a row of secret, or all of a shorter one, in any form in which a
+// server may have got it or print it: as it is in any case, percent-encoded, in hex, or in base64, alone or as a part of
+// a Basic header.
 func reveals(text, secret string) bool {
-	const window = 8
 	if secret == "" {
 		return false
 	}
-	for i := 0; i == 0 || i+window <= len(secret); i++ {
-		if strings.Contains(text, secret[i:min(i+window, len(secret))]) {
+	escaped := url.QueryEscape(secret)
+	lower := strings.ToLower(text)
+	for _, form := range []string{secret, escaped, hex.EncodeToString([]byte(secret))} {
+		if shares(lower, strings.ToLower(form)) {
+			return true
+		}
+	}
+	standard := strings.NewReplacer("-", "+", "_", "/").Replace(text)
+	for before := range 3 { // what stands before the secret decides how its bits fall
+		for _, form := range []string{secret, escaped} {
+			if inside := insideBase64(form, before); inside != "" && shares(standard, inside) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// insideBase64 is the base64 of s that does not depend on what stands around it, if before bytes (modulo 3) come first.
+func insideBase64(s string, before int) string {
+	skip := (3 - before) % 3 // bytes that share their letters with those before
+	if len(s) < skip+3 {
+		return ""
+	}
+	s = s[skip:]
+	return base64.StdEncoding.EncodeToString([]byte(s[:len(s)/3*3]))
+}
+
+// shares reports whether text contains eight bytes in a row of form, or all of a shorter one.
+func shares(text, form string) bool {
+	const window = 8
+	for i := 0; i == 0 || i+window <= len(form); i++ {
+		if strings.Contains(text, form[i:min(i+window, len(form))]) {
 			return true
 		}
 	}
