@@ -31,7 +31,7 @@ func FuzzReplaceParam(f *testing.F) {
 	f.Add("%25=1&%=2&", "%", "")
 	f.Fuzz(func(t *testing.T, raw, name, value string) {
 		if name == "" {
-			t.Skip()
+			return
 		}
 		got := replaceParam(raw, name, escapeQuery(name)+"="+escapeQuery(value))
 		var rest []string
@@ -60,7 +60,7 @@ func FuzzSetCookie(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, first, second string) {
 		if strings.ContainsAny(first+second, "\r\n\x00") {
-			t.Skip() // never reaches a header
+			return // never reaches a header
 		}
 		req := &http.Request{Header: http.Header{"Cookie": {first, second}}}
 		setCookie(req, "sid", "new")
