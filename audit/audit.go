@@ -17,7 +17,7 @@ type Event struct {
 	Host     string        `json:"host"` // canonical, with the port if it is not the scheme's default
 	Path     string        `json:"path,omitempty"`
 	Rule     string        `json:"rule,omitempty"`
-	Decision string        `json:"decision"` // inject, pass, tunnel or refuse
+	Decision string        `json:"decision"` // inject, pass, tunnel or refuse; or lost: Reason says how many events
 	Reason   string        `json:"reason,omitempty"`
 	Inject   []string      `json:"inject,omitempty"`  // credential types
 	Secrets  []string      `json:"secrets,omitempty"` // references, never values
@@ -28,7 +28,7 @@ type Event struct {
 	Error    string        `json:"error,omitempty"` // the failure's slug
 }
 
-// maxPending bounds what may wait for a slow writer, in bytes. Past it, Write waits.
+// maxPending bounds what may wait for a slow writer, in bytes. Past it Write waits, or for a writer that fails drops.
 const maxPending = 4 << 20
 
 // A Log writes events as JSON lines. It is safe for concurrent use. A nil *Log drops everything and is never broken.
@@ -39,6 +39,7 @@ type Log struct {
 	room    *sync.Cond // signalled when pending shrinks or the log closes
 	pending []byte
 	spare   []byte // the buffer that is not pending, to be used again
+	lost    int    // events that were dropped since the last good write
 	err     error
 	closed  bool
 
@@ -56,7 +57,8 @@ func New(w io.Writer, listeners ...func(Event)) *Log {
 	return l
 }
 
-// Write hands over e. It waits only while more than 4 MiB of events are unwritten.
+// Write hands over e. It waits only while more than 4 MiB of events are unwritten. While writing fails it does not wait,
+// for that may be long, and nothing is injected meanwhile: what is too much is counted, and the log says so later.
 func (l *Log) Write(e Event) {
 	if l == nil {
 		return
@@ -66,12 +68,20 @@ func (l *Log) Write(e Event) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for len(l.pending) > maxPending && !l.closed {
+	for len(l.pending) > maxPending && !l.closed && l.err == nil {
 		l.room.Wait()
 	}
-	if l.closed {
-		return
+	switch {
+	case l.closed:
+	case len(l.pending) > maxPending:
+		l.lost++
+	default:
+		l.add(e)
 	}
+}
+
+// add makes e pending. l.mu is held.
+func (l *Log) add(e Event) {
 	first := len(l.pending) == 0
 	l.pending = append(e.appendJSON(l.pending), '\n')
 	if first {
@@ -127,7 +137,9 @@ func (l *Log) drain(w io.Writer) {
 			}
 		}
 	}
-	l.flush(w)
+	if l.flush(w) {
+		l.flush(w) // that events were lost
+	}
 }
 
 // wait returns when it is time to write, with false when the log ends.
@@ -161,10 +173,15 @@ func (l *Log) flush(w io.Writer) bool {
 	if err != nil {
 		l.err = fmt.Errorf("writing the audit log: %w", err)
 		l.pending = append(batch[n:len(batch):len(batch)], l.pending...)
+		l.room.Broadcast()
 		return false // what was pending before is tried again first
 	}
 	l.err = nil
 	l.spare = batch
+	if l.lost > 0 {
+		l.add(Event{Time: time.Now(), Decision: "lost", Reason: fmt.Sprintf("%d events while the log could not be written", l.lost)})
+		l.lost = 0
+	}
 	l.room.Broadcast()
 	return true
 }

@@ -5,9 +5,11 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -106,6 +108,53 @@ func TestBrokenWriterIsReportedAndRecovers(t *testing.T) {
 		}
 		if len(hosts) != 2 || hosts[0] != "a" || hosts[1] != "b" {
 			t.Errorf("got events for %v, want a and b, each whole and once", hosts)
+		}
+	})
+}
+
+// A disk that stays full must not stop the requests that need no credential, nor the end of the proxy.
+func TestBrokenWriterHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := &flaky{broken: true}
+		l := New(w)
+		event := Event{Method: "GET", Host: "a", Path: "/" + strings.Repeat("x", 1<<20)}
+		const sent = 20 // much more than may be pending
+		wrote := make(chan struct{})
+		go func() {
+			defer close(wrote)
+			for range sent {
+				l.Write(event)
+			}
+		}()
+		select {
+		case <-wrote:
+		case <-time.After(time.Minute): // of the bubble's clock
+			t.Error("Write waits for a writer that fails")
+		}
+		w.mu.Lock()
+		w.broken = false
+		w.mu.Unlock()
+		time.Sleep(2 * retryAfter)
+		synctest.Wait()
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+		<-wrote
+		whole, lost := 0, ""
+		for dec := json.NewDecoder(bytes.NewReader(w.got)); dec.More(); {
+			var e Event
+			if err := dec.Decode(&e); err != nil {
+				t.Fatal(err)
+			}
+			if e.Decision == "lost" {
+				lost = e.Reason
+			} else {
+				whole++
+			}
+		}
+		if want := fmt.Sprintf("%d events while the log could not be written", sent-whole); whole == 0 || lost != want {
+			t.Errorf("%d events are whole and the log says %q, want %q", whole, lost, want)
 		}
 	})
 }
