@@ -41,13 +41,9 @@ func (s *Server) forward(x *exchange, req *http.Request) (*http.Response, error)
 		return nil, faultf(auditFailed, "the audit log cannot be written, so no credential is used").advise("make room on the disk that holds the state folder")
 	}
 	p := s.transports.pick(d.TLS, loopback)
-	x.takeBody(req, d)
-	out, used, err := x.authenticate(req, d)
+	out, used, err := x.authenticate(req, x.takeBody(req, d), d)
 	if err != nil {
 		return nil, err
-	}
-	if x.body != nil {
-		out.Body = x.body
 	}
 	resp, err := x.send(p, out)
 	if err != nil {
@@ -82,10 +78,10 @@ func (s *Server) checkPlainHTTP(req *http.Request, target authority, d rules.Dec
 }
 
 // takeBody wraps the request's body for the transport.
-func (x *exchange) takeBody(req *http.Request, d rules.Decision) {
+func (x *exchange) takeBody(req *http.Request, d rules.Decision) io.ReadCloser {
 	if req.Body == nil || req.Body == http.NoBody || req.ContentLength == 0 {
 		req.Body = http.NoBody
-		return
+		return http.NoBody
 	}
 	drop := trailersToDrop(req, d)
 	removeFields(req.Trailer, drop) // what is announced; a client can send more
@@ -94,6 +90,7 @@ func (x *exchange) takeBody(req *http.Request, d rules.Decision) {
 		keep: len(d.Inject) > 0 && req.ContentLength <= maxReplay,
 	}
 	req.Body = http.NoBody // each copy that is sent gets its own
+	return x.body
 }
 
 // trailersToDrop lists the trailers that must not be sent: they come after the credentials, and some servers take them
@@ -119,10 +116,11 @@ type usage struct {
 	values     []secrets.Value
 }
 
-// authenticate returns the copy of req that goes to the upstream. Credentials are set last, so that no header of the
-// client can take them away.
-func (x *exchange) authenticate(req *http.Request, d rules.Decision) (*http.Request, []usage, error) {
+// authenticate returns the copy of req that goes to the upstream, with body. Credentials are set last, so that no header
+// of the client can take them away.
+func (x *exchange) authenticate(req *http.Request, body io.ReadCloser, d rules.Decision) (*http.Request, []usage, error) {
 	out := outbound(req, x.upgrade)
+	out.Body = body
 	removeFields(out.Header, d.Remove)
 	var used []usage
 	for _, c := range d.Inject {
@@ -188,19 +186,20 @@ func (x *exchange) retry(p *pool, req *http.Request, d rules.Decision, used []us
 	for _, u := range used {
 		u.credential.Reject(u.values)
 	}
-	body, replayable := []byte(nil), x.body == nil
+	body := io.ReadCloser(http.NoBody)
 	if x.body != nil {
-		body, replayable = x.body.whole()
+		kept, whole := x.body.whole()
+		if !whole {
+			return first
+		}
+		body = io.NopCloser(bytes.NewReader(kept))
 	}
-	if !replayable || x.upgrade != "" {
+	if x.upgrade != "" {
 		return first
 	}
-	out, again, err := x.authenticate(req, d)
+	out, again, err := x.authenticate(req, body, d)
 	if err != nil || sameValues(used, again) {
 		return first // the upstream's own answer says more
-	}
-	if x.body != nil {
-		out.Body = io.NopCloser(bytes.NewReader(body))
 	}
 	second, err := x.send(p, out)
 	if err != nil {

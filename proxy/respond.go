@@ -51,6 +51,8 @@ var failures = index(
 	failure{noRule, 403, "http_request_denied", "No rule for this destination"},
 	failure{credentialExists, 403, "http_request_denied", "The request carries a credential of its own"},
 	failure{nestedConnect, 405, "http_request_denied", "CONNECT inside a tunnel"},
+	failure{"bad_body", 400, "http_request_error", "The body cannot carry the credential"},
+	failure{"body_too_large", 413, "http_request_error", "Body too large to sign"},
 	failure{proxyAuth, 407, "http_request_denied", "Proxy authentication required"},
 	failure{misdirected, 421, "http_request_error", "Not the host that the tunnel was opened for"},
 	failure{internal, 500, "proxy_internal_error", "credproxy failed"},
