@@ -169,7 +169,7 @@ var framing = map[string]bool{"Host": true, "Content-Length": true, "Transfer-En
 
 // exchange writes head, which is all of out, on c and reads the answer's head. answered says that the upstream began to answer.
 func (p *directPool) exchange(c *directConn, out *http.Request, head []byte, interim interimFunc) (resp *http.Response, answered bool, err error) {
-	stop := context.AfterFunc(out.Context(), func() { _ = c.raw.Close() })
+	stop := afterEnd(out.Context(), func() { _ = c.raw.Close() })
 	defer func() {
 		if err != nil {
 			stop()

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"bufio"
-	"context"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -41,10 +40,6 @@ type exchange struct {
 	bodyBegun bool       // the head needs no flush of its own any more
 }
 
-type exchangeKey struct{}
-
-func exchangeOf(ctx context.Context) *exchange { return ctx.Value(exchangeKey{}).(*exchange) }
-
 // serve runs one request through goproxy and the forwarder.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request, client, scheme string, target authority) {
 	if strings.ContainsAny(r.RequestURI, "# ") {
@@ -61,7 +56,13 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, client, scheme st
 	defer x.finish()
 	endHop(r.Header)
 	// A copy, because net/http looks at the body of its own request to decide how to close the connection.
-	r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
+	var watched net.Conn
+	if t, ok := r.Context().Value(tunnelKey{}).(*tunnelConn); ok && t.watched {
+		watched = t.tcp()
+	}
+	ctx := newRequestContext(r.Context(), x, watched)
+	defer ctx.end()
+	r = r.WithContext(ctx)
 	r.URL.Scheme, r.URL.Host, r.Host = scheme, host, host
 	s.engine.ServeHTTP(x, r)
 	if x.failed != nil {

@@ -141,11 +141,6 @@ func (s *Server) serveInner(w http.ResponseWriter, r *http.Request) {
 	case r.Host != "" && !t.target.names(r.Host): // only HTTP/1.0 may leave it out
 		s.refuse(w, r, t.client, faultf(misdirected, "the Host is not %s, the target of the CONNECT", t.target.address()))
 	default:
-		if t.watched {
-			ctx, stop := watch(r.Context(), t.tcp())
-			defer stop()
-			r = r.WithContext(ctx)
-		}
 		s.serve(w, r, t.client, scheme, t.target)
 	}
 }
