@@ -114,6 +114,14 @@ func (o *options) stateDir() (string, error) {
 	if err != nil {
 		return "", &failure{slug: slugState, text: "making the state folder", next: "choose another folder with --state", err: err}
 	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return "", &failure{slug: slugState, text: "making the state folder", next: "choose another folder with --state", err: err}
+	}
+	// Whoever can write here can replace keys, or lead what we write elsewhere.
+	if who := othersWrite(info); who != "" {
+		return "", &failure{slug: slugState, text: "the state folder " + dir + " " + who, next: "chmod 700 " + quote(dir) + ", or choose another folder with --state"}
+	}
 	return dir, nil
 }
 

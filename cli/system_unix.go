@@ -13,6 +13,18 @@ import (
 // lockFile waits for the lock on f, which other processes hold for a moment. Closing f releases it.
 func lockFile(f *os.File) error { return unix.Flock(int(f.Fd()), unix.LOCK_EX) }
 
+// othersWrite says why other users can write to a folder, or nothing. Users often have a group of their own, so a group
+// may write.
+func othersWrite(info os.FileInfo) string {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
+		return "belongs to somebody else"
+	}
+	if info.Mode().Perm()&0o002 != 0 {
+		return "can be written by every user of this machine"
+	}
+	return ""
+}
+
 func sharingViolation(error) bool { return false }
 
 // alive reports whether there is a process pid.
