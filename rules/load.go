@@ -79,6 +79,10 @@ func (l *loader) file(root *yaml.Node) *Set {
 	if f.Version.Line != 0 && f.Version.Value != 1 {
 		l.errs = append(l.errs, f.Version.Errorf("this credproxy reads version 1 of the rules file"))
 	}
+	if root.Kind == yaml.MappingNode && !hasField(root, "rules") {
+		// Also what is there of a file while somebody writes it in pieces.
+		l.errs = append(l.errs, strict.Errorf(root, `missing field "rules"; to have none, write rules: []`))
+	}
 	s := &Set{allow: f.Default != "deny"}
 	nodes := make(map[*rule]*yaml.Node)
 	for i := range f.Rules {
@@ -95,6 +99,15 @@ func (l *loader) file(root *yaml.Node) *Set {
 		}
 	}
 	return s
+}
+
+func hasField(n *yaml.Node, name string) bool {
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if n.Content[i].Value == name {
+			return true
+		}
+	}
+	return false
 }
 
 // add keeps err, an Errors or nil.

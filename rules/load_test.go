@@ -168,7 +168,6 @@ rules:
 func TestLoadIsFineWith(t *testing.T) {
 	t.Parallel()
 	for name, text := range map[string]string{
-		"no rules":            "version: 1",
 		"empty rules":         "version: 1\nrules: []",
 		"rules with comments": "version: 1\nrules:\n# - name: a\n",
 		"loopback over http":  "version: 1\nrules: [{name: a, match: {host: [localhost, '*.localhost', 127.0.0.1, '::1'], scheme: http}, inject: {type: bearer, token: env:A}}]",
