@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -29,11 +30,15 @@ type requestBody struct {
 	keep    bool        // keep what was read, up to maxReplay
 	kept    []byte
 	count   atomic.Int64
-	ended   atomic.Bool // everything has been read; kept does not change any more
+	ended   atomic.Bool   // everything has been read; kept does not change any more
+	turn    chan struct{} // held while a Read runs
 	closed  atomic.Bool
+	broken  atomic.Pointer[error] // why the client's side did not come to its end
 }
 
 func (b *requestBody) Read(p []byte) (int, error) {
+	b.turn <- struct{}{}
+	defer func() { <-b.turn }()
 	if b.closed.Load() {
 		return 0, http.ErrBodyReadAfterClose
 	}
@@ -49,14 +54,43 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	if err == io.EOF || count == b.length {
 		removeFields(b.trailer, b.drop)
 		b.ended.Store(true)
+	} else if err != nil && !b.closed.Load() {
+		b.broken.Store(&err)
 	}
 	return n, err
+}
+
+// fault says what the client did to its body, or nil.
+func (b *requestBody) fault(h1 bool) error {
+	if b == nil || b.broken.Load() == nil {
+		return nil
+	}
+	err := *b.broken.Load()
+	_, network := errors.AsType[net.Error](err)
+	if !h1 || network || errors.Is(err, io.ErrUnexpectedEOF) {
+		return &fault{slug: clientGone, detail: "the client left in the middle of its request", cause: err}
+	}
+	return &fault{slug: badRequest, detail: "the request's body is malformed", cause: err}
 }
 
 // Close ends reading. The server closes the body itself.
 func (b *requestBody) Close() error {
 	b.closed.Store(true)
 	return nil
+}
+
+// stopDelay bounds how long a handler waits for a Read that waits for the client.
+const stopDelay = 10 * time.Millisecond
+
+// stop ends reading before its handler does. net/http breaks off a Read that is still running then, takes that for the
+// end of the connection, and closes it with a reset that can overtake the answer.
+func (b *requestBody) stop() {
+	b.closed.Store(true)
+	select {
+	case b.turn <- struct{}{}:
+		<-b.turn
+	case <-time.After(stopDelay):
+	}
 }
 
 // whole returns the body if all of it was read and kept.

@@ -29,7 +29,6 @@ type exchange struct {
 	h1       bool               // the client speaks HTTP/1
 	http10   bool               // and that HTTP/1.0
 	interims int                // answers with 1xx so far
-	chunked  bool               // the request's length is unknown
 	upstream io.ReadWriteCloser // the upstream's side after a 101
 	failed   error              // the upstream's body ended before its end
 	answered bool               // the head of the answer is written
@@ -50,7 +49,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, client, scheme st
 	host := target.hostHeader(scheme)
 	x := &exchange{
 		server: s, w: w, client: client, target: target, upgrade: requestedUpgrade(r),
-		h1: r.ProtoMajor == 1, http10: !r.ProtoAtLeast(1, 1), chunked: r.ContentLength < 0,
+		h1: r.ProtoMajor == 1, http10: !r.ProtoAtLeast(1, 1),
 		event: audit.Event{Time: now(), Client: client, Method: r.Method, Host: host, Path: r.URL.EscapedPath()},
 	}
 	defer x.finish()
@@ -65,6 +64,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, client, scheme st
 	r = r.WithContext(ctx)
 	r.URL.Scheme, r.URL.Host, r.Host = scheme, host, host
 	s.engine.ServeHTTP(x, r)
+	if x.body != nil && !x.body.ended.Load() {
+		x.body.stop()
+	}
 	if x.failed != nil {
 		x.breakOff()
 	}
@@ -156,10 +158,14 @@ func (x *exchange) WriteHeader(status int) {
 		x.switchProtocols()
 		return
 	}
-	// An upstream that answers 2xx before a chunked upload has ended talks both ways at once. For other early answers
+	// An upstream that answers 2xx before the upload has ended talks both ways at once. Without full duplex net/http
+	// would read the rest of the body before it sends the head, and take it from the upstream. For other early answers
 	// full duplex would cost net/http's protection against a reset that overtakes the answer.
-	if x.h1 && x.chunked && status/100 == 2 && x.body != nil && !x.body.ended.Load() {
+	if x.h1 && status/100 == 2 && x.body != nil && !x.body.ended.Load() {
 		_ = http.NewResponseController(x.w).EnableFullDuplex()
+		// If the upstream does not want the rest, net/http reads it too late to use the connection again: it would
+		// look for the next request with two readers.
+		x.Header()["Connection"] = []string{"close"}
 	}
 	x.w.WriteHeader(status)
 }

@@ -87,7 +87,7 @@ func (x *exchange) takeBody(req *http.Request, d rules.Decision) io.ReadCloser {
 	removeFields(req.Trailer, drop) // what is announced; a client can send more
 	x.body = &requestBody{
 		src: req.Body, length: req.ContentLength, trailer: req.Trailer, drop: drop,
-		keep: len(d.Inject) > 0 && req.ContentLength <= maxReplay,
+		keep: len(d.Inject) > 0 && req.ContentLength <= maxReplay, turn: make(chan struct{}, 1),
 	}
 	req.Body = http.NoBody // each copy that is sent gets its own
 	return x.body
@@ -177,6 +177,9 @@ func (x *exchange) send(p *pool, out *http.Request) (*http.Response, error) {
 	if out.Context().Err() != nil {
 		return nil, &fault{slug: clientGone, detail: "the client left before the answer", cause: err}
 	}
+	if fault := x.body.fault(x.h1); fault != nil {
+		return nil, fault
+	}
 	return nil, upstreamFault(err, x.target.host)
 }
 
@@ -243,6 +246,9 @@ func (x *exchange) receive(resp *http.Response) (*http.Response, error) {
 		return nil, faultf(upstreamProtocol, "%s answered with a status that does not exist", x.target.host).advise("try again, or tell the owner of the API")
 	}
 	inbound(resp.Header)
+	if x.h1 && !x.http10 && len(resp.Trailer) > 0 {
+		delete(resp.Header, "Content-Length") // HTTP/1.1 has trailers only behind chunks
+	}
 	if resp.Body != http.NoBody {
 		resp.Body = &responseBody{ReadCloser: resp.Body, x: x, ctx: resp.Request.Context()}
 	}

@@ -10,6 +10,7 @@ import (
 // beside it our own connections for the common case that it is slow at, a request without body to an HTTP/1.1 server.
 type pool struct {
 	transport *http.Transport
+	upgrades  *http.Transport // for what asks to switch protocols, which only HTTP/1.1 can (RFC 9113 section 8.6)
 	direct    directPool
 	// speaksH1 holds the origins whose last answer over TLS came in HTTP/1.1 although HTTP/2 was offered.
 	speaksH1 *lru.Cache[origin, struct{}]
@@ -19,7 +20,11 @@ type pool struct {
 const maxKnownOrigins = 1024
 
 func newPool(tr *http.Transport) *pool {
-	p := &pool{transport: tr}
+	p := &pool{transport: tr, upgrades: tr.Clone()}
+	p.upgrades.Protocols = new(http.Protocols)
+	p.upgrades.Protocols.SetHTTP1(true)
+	p.upgrades.ForceAttemptHTTP2 = false
+	p.upgrades.TLSClientConfig.NextProtos = []string{"http/1.1"}
 	// The size is a constant above zero, so that there is no error.
 	p.speaksH1, _ = lru.New[origin, struct{}](maxKnownOrigins)
 	p.direct.init(tr)
@@ -28,12 +33,19 @@ func newPool(tr *http.Transport) *pool {
 
 // send is one round trip. interim gets 1xx answers other than 101.
 func (p *pool) send(out *http.Request, interim interimFunc) (*http.Response, error) {
+	if out.Header["Upgrade"] != nil {
+		return p.upgrades.RoundTrip(withInterim(out, interim))
+	}
 	if p.goesDirect(out) {
 		return p.direct.roundTrip(out, interim)
 	}
 	resp, err := p.transport.RoundTrip(withInterim(out, interim))
-	if err == nil && resp.ProtoMajor == 1 && resp.TLS != nil {
+	switch {
+	case err != nil || resp.TLS == nil:
+	case resp.ProtoMajor == 1:
 		p.speaksH1.Add(originOf(out), struct{}{})
+	default:
+		p.speaksH1.Remove(originOf(out))
 	}
 	return resp, err
 }
@@ -46,7 +58,7 @@ func (p *pool) goesDirect(out *http.Request) bool {
 	default:
 		return false
 	}
-	if !canPeek || out.Body != nil && out.Body != http.NoBody || out.Header["Upgrade"] != nil || out.Header["Expect"] != nil {
+	if !canPeek || out.Body != nil && out.Body != http.NoBody || out.Header["Expect"] != nil {
 		return false
 	}
 	return out.URL.Scheme == "http" || p.speaksH1.Contains(originOf(out))
@@ -54,5 +66,6 @@ func (p *pool) goesDirect(out *http.Request) bool {
 
 func (p *pool) closeIdle() {
 	p.transport.CloseIdleConnections()
+	p.upgrades.CloseIdleConnections()
 	p.direct.closeIdle()
 }
