@@ -59,7 +59,7 @@ func take(t *testing.T, c *oauth.Cache, m *mint) string {
 	return tok.Access.Reveal()
 }
 
-var errDown = &oauth.Error{Host: "login.example.com", Status: 503, Why: "no token was given"}
+var errDown = &oauth.Error{Host: "login.example.com", Status: 503, Why: "no token was given", Next: "wait for it"}
 
 func TestCacheOneRenewalForManyCallers(t *testing.T) {
 	t.Parallel()
@@ -228,6 +228,11 @@ func TestCacheBacksOff(t *testing.T) {
 		}
 		if !errors.Is(last, errDown) {
 			t.Errorf("error %v does not wrap the cause", last)
+		}
+		// Who shows errors looks for the first with a slug: it must be the one that knows of the wait.
+		shown := slugged(t, fmt.Errorf("wrapped: %w", last))
+		if !strings.Contains(shown.Error(), "next try in ") || shown.Slug() != "token_refresh_failed" || shown.Hint() != errDown.Next {
+			t.Errorf("shown %q, slug %q, hint %q", shown, shown.Slug(), shown.Hint())
 		}
 		m.breaks(nil)
 		c.Retry("k")
@@ -408,14 +413,22 @@ func BenchmarkCacheToken(b *testing.B) {
 	}
 }
 
+type explained interface {
+	error
+	Slug() string
+	Hint() string
+}
+
 func slug(t *testing.T, err error) string {
 	t.Helper()
-	var s interface {
-		Slug() string
-		Hint() string
-	}
-	if !errors.As(err, &s) {
+	return slugged(t, err).Slug()
+}
+
+func slugged(t *testing.T, err error) explained {
+	t.Helper()
+	e, ok := errors.AsType[explained](err)
+	if !ok {
 		t.Fatalf("error %v has no slug", err)
 	}
-	return s.Slug()
+	return e
 }

@@ -68,7 +68,7 @@ func signedOut(err error) bool {
 
 // A laterError is the failure of the last renewal while the next is not due.
 type laterError struct {
-	err  error
+	err  error // has an *Error in its chain
 	wait time.Duration
 }
 
@@ -77,6 +77,14 @@ func (e *laterError) Error() string {
 }
 
 func (e *laterError) Unwrap() error { return e.err }
+func (e *laterError) Slug() string  { return e.last().Slug() }
+func (e *laterError) Hint() string  { return e.last().Hint() }
+
+func (e *laterError) last() *Error {
+	var last *Error
+	errors.As(e.err, &last)
+	return last
+}
 
 const maxDescription = 200
 
