@@ -163,10 +163,23 @@ func (g *grant) explain(ctx context.Context, err error) error {
 		// It may be a stale copy of a secret that was changed behind our back.
 		g.env.Secrets.Reject(g.secret, now[len(now)-1])
 		e.Next = replaceHint(g.secret, "or check client_id and client_auth")
-	case e.Status == 0:
-		e.Next = "is " + g.host + " reachable from this machine?"
+	default:
+		e.Next = g.advice(&e)
 	}
 	return &e
+}
+
+// advice is what to do about a failure that no new secret helps against.
+func (g *grant) advice(e *oauth.Error) string {
+	switch {
+	case e.Status == 0:
+		return "is " + g.host + " reachable from this machine?"
+	case e.Status == http.StatusTooManyRequests || e.Status >= http.StatusInternalServerError:
+		return "wait; credproxy asks " + g.host + " again by itself"
+	case e.Code != "" || e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden:
+		return "check client_id, client_auth, scopes and audience in the rules file"
+	}
+	return "check token_url in the rules file"
 }
 
 // changed reports whether a secret is another than when the renewal failed, so that "secret set" helps at once.
