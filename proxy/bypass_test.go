@@ -7,7 +7,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/net/http2"
@@ -204,5 +207,49 @@ func TestUnauthorizedAtTheLastByte(t *testing.T) {
 		if body, err := readAll(resp); err != nil || resp.StatusCode != http.StatusUnauthorized || body != "no" {
 			t.Fatalf("got %d %q, %v", resp.StatusCode, body, err)
 		}
+	}
+}
+
+// net/http fills in trailers while the first copy of a request is on its way. A second copy at that time would share them,
+// and two goroutines in one map end the process.
+func TestRequestWithTrailersIsNotSentAgain(t *testing.T) {
+	t.Parallel()
+	for _, trailer := range []string{"", "X-Sum"} {
+		t.Run("trailer "+trailer, func(t *testing.T) {
+			t.Parallel()
+			value := filepath.Join(t.TempDir(), "value")
+			if err := os.WriteFile(value, []byte("stale"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			var sent atomic.Int64
+			up := newTestCA(t, "upstream")
+			u := startUpstream(t, up, false, func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.Copy(io.Discard, r.Body)
+				if err := os.WriteFile(value, []byte("fresh"), 0o600); err != nil {
+					t.Error(err)
+				}
+				if sent.Add(1); r.Header.Get("Authorization") != "Bearer fresh" {
+					w.WriteHeader(http.StatusUnauthorized)
+				}
+			})
+			p := startProxy(t, up, fmt.Sprintf("  - name: api\n    match: {host: api.localhost, port: %s}\n    inject: {type: bearer, token: {exec: [cat, %q], ttl: 1h}}\n", u.port, value))
+			req, err := http.NewRequest(http.MethodPost, u.url("api.localhost", "/"), io.MultiReader(strings.NewReader("body")))
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantSent, wantStatus := int64(2), http.StatusOK
+			if trailer != "" {
+				req.Trailer = http.Header{trailer: {"1"}}
+				wantSent, wantStatus = 1, http.StatusUnauthorized
+			}
+			resp, err := p.client(t, false).Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if resp.StatusCode != wantStatus || sent.Load() != wantSent {
+				t.Errorf("got %s after %d requests, want %d after %d", resp.Status, sent.Load(), wantStatus, wantSent)
+			}
+		})
 	}
 }

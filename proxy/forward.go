@@ -87,7 +87,8 @@ func (x *exchange) takeBody(req *http.Request, d rules.Decision) io.ReadCloser {
 	removeFields(req.Trailer, drop) // what is announced; a client can send more
 	x.body = &requestBody{
 		src: req.Body, length: req.ContentLength, trailer: req.Trailer, drop: drop,
-		keep: len(d.Inject) > 0 && req.ContentLength <= maxReplay, turn: make(chan struct{}, 1),
+		// Trailers are never sent again: net/http may still be filling them in for the first time.
+		keep: len(d.Inject) > 0 && req.ContentLength <= maxReplay && len(req.Trailer) == 0, turn: make(chan struct{}, 1),
 	}
 	req.Body = http.NoBody // each copy that is sent gets its own
 	return x.body
