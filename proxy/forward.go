@@ -250,6 +250,10 @@ func (x *exchange) receive(resp *http.Response) (*http.Response, error) {
 	if x.h1 && !x.http10 && len(resp.Trailer) > 0 {
 		delete(resp.Header, "Content-Length") // HTTP/1.1 has trailers only behind chunks
 	}
+	if resp.StatusCode == http.StatusNotModified || resp.StatusCode == http.StatusNoContent {
+		_ = resp.Body.Close()
+		resp.Body = http.NoBody // net/http's HTTP/2 misses a body if there is a Content-Length, as there may be in a 304
+	}
 	if resp.Body != http.NoBody {
 		resp.Body = &responseBody{ReadCloser: resp.Body, x: x, ctx: resp.Request.Context()}
 	}
