@@ -132,26 +132,6 @@ func ownProgram() (string, error) {
 	return os.Executable()
 }
 
-// explain adds the backend's name and what to do.
-func (s *Store) explain(e *Error) *Error {
-	c := *e
-	name := s.backend.name
-	switch c.Kind {
-	case ErrNotFound, ErrTooLarge, ErrInvalid, ErrConflict:
-		return &c
-	case ErrLocked:
-		if c.Next == "" && name != "file" {
-			c.Next = "unlock your login keyring and try again (without a desktop: CREDPROXY_BACKEND=file)"
-		}
-	case ErrUnavailable, ErrTimeout, ErrDenied:
-		if c.Next == "" {
-			c.Next = "credproxy secret list, on a terminal; without a desktop: CREDPROXY_BACKEND=file"
-		}
-	}
-	c.Why = fmt.Sprintf("backend %s: %s", name, c.Why)
-	return &c
-}
-
 // A silence is a keyring that did not answer. Until it is over requests fail at once instead of each waiting for
 // the same dialog; then one of them tries.
 type silence struct {

@@ -25,18 +25,19 @@ func (v Value) CheckLine() error {
 // CheckStorable reports whether v may be stored: UTF-8 text of at most 64 kB, on one line unless it is PEM or JSON.
 func CheckStorable(v Value) error {
 	s := v.Reveal()
-	bad := func(kind error, why string) error { return &Error{Op: "set", Kind: kind, Why: why} }
+	bad := func(kind error, why, next string) error { return &Error{Op: "set", Kind: kind, Why: why, Next: next} }
+	const binary = "store text; encode binary data as base64, without line breaks"
 	switch {
 	case s == "":
-		return bad(ErrInvalid, "it is empty")
+		return bad(ErrInvalid, "it is empty", "credproxy secret set NAME --from-file FILE")
 	case len(s) > maxValue:
-		return bad(ErrTooLarge, "a secret has at most 64 kB")
+		return bad(ErrTooLarge, "a secret has at most 64 kB", "store a key or a token, not a document")
 	case !utf8.ValidString(s):
-		return bad(ErrInvalid, "it is not UTF-8 text")
+		return bad(ErrInvalid, "it is not UTF-8 text", binary)
 	case strings.ContainsRune(s, 0):
-		return bad(ErrInvalid, "it contains a NUL byte")
+		return bad(ErrInvalid, "it contains a NUL byte", binary)
 	case strings.ContainsAny(s, "\r\n") && !isPEM(s) && !isJSON(s):
-		return bad(ErrInvalid, "it contains a line break, and is neither PEM nor JSON")
+		return bad(ErrInvalid, "it contains a line break, and is neither PEM nor JSON", "store one line; several lines only as PEM or JSON")
 	}
 	return nil
 }

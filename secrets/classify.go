@@ -37,6 +37,16 @@ var ours = []struct {
 	{keyring.ErrNoAvailImpl, ErrUnavailable, "it cannot be opened here"},
 }
 
+// isOurs reports whether our own words say all that there is to say.
+func isOurs(err error) bool {
+	for _, o := range ours {
+		if errors.Is(err, o.err) {
+			return true
+		}
+	}
+	return false
+}
+
 // said are failures that only their text tells apart: those of gpg and pass, of jose2go and of the macOS Keychain.
 // The order matters.
 var said = []struct {

@@ -23,19 +23,22 @@ var (
 var slugs = []struct {
 	kind error
 	slug string
+	next string // what to do, for want of better advice
 }{
-	{ErrNotFound, "secret_missing"},
-	{ErrLocked, "keyring_locked"},
-	{ErrDenied, "secret_denied"},
-	{ErrTimeout, "secret_timeout"},
-	{ErrUnavailable, "keyring_unavailable"},
-	{ErrFailed, "secret_unavailable"},
-	{ErrCorrupt, "secret_corrupt"},
-	{ErrInvalid, "secret_invalid"},
-	{ErrTooLarge, "secret_too_large"},
-	{ErrConflict, "secret_conflict"},
-	{context.Canceled, "secret_timeout"}, // whoever asked has gone
+	{ErrNotFound, "secret_missing", "credproxy secret list"},
+	{ErrLocked, "keyring_locked", "unlock the keyring and try again"},
+	{ErrDenied, "secret_denied", "allow credproxy to read it and try again"},
+	{ErrTimeout, "secret_timeout", "try again"},
+	{ErrUnavailable, "keyring_unavailable", useFiles},
+	{ErrFailed, "secret_unavailable", "credproxy check"},
+	{ErrCorrupt, "secret_corrupt", "store it anew: credproxy secret set NAME"},
+	{ErrInvalid, "secret_invalid", "put a value there that is text, on one line"},
+	{ErrTooLarge, "secret_too_large", "use a key or a token, not a document"},
+	{ErrConflict, "secret_conflict", "try again"},
+	{context.Canceled, "secret_timeout", "try again"}, // whoever asked has gone
 }
+
+const useFiles = "CREDPROXY_BACKEND=file credproxy secret set NAME"
 
 // slugOf is the slug of a kind.
 func slugOf(kind error) string {
@@ -63,7 +66,7 @@ type Error struct {
 	Ref  string // as Ref.String prints it, or empty
 	Kind error  // one of the Err… sentinels
 	Why  string // detail that is safe to show, or empty
-	Next string // the next command to type, or empty
+	Next string // the next command to type; empty: what Kind suggests
 
 	// Detail is the raw text of a keyring, or what a command wrote to standard error, cut short. It is for a
 	// person at the terminal: it is not in Error, and must not reach a log or an HTTP answer.
@@ -90,8 +93,15 @@ func (e *Error) Unwrap() error { return e.Kind }
 // Slug is the failure's one name in the CLI, the log, the audit line and the HTTP answer.
 func (e *Error) Slug() string { return slugOf(e.Kind) }
 
-// Hint is the next command to type.
-func (e *Error) Hint() string { return e.Next }
+// Hint is the next command to type. There always is one.
+func (e *Error) Hint() string {
+	for _, s := range slugs {
+		if e.Next == "" && s.kind == e.Kind {
+			return s.next
+		}
+	}
+	return e.Next
+}
 
 // asError returns err as an *Error of operation op on ref. What sources and the store report keeps its kind.
 func asError(op string, ref Ref, err error) *Error {

@@ -47,7 +47,11 @@ func serve(q request) (rep reply) {
 	said := captureStderr()
 	fail := func(err error) reply {
 		kind, why := classify(err, said())
-		return reply{Slug: slugOf(kind), Why: why, Detail: limited(err.Error() + "\n" + said())}
+		rep := reply{Slug: slugOf(kind), Why: why}
+		if kind != ErrNotFound && !isOurs(err) { // else the raw text adds nothing
+			rep.Detail = limited(err.Error() + "\n" + said())
+		}
+		return rep
 	}
 	defer func() {
 		if p := recover(); p != nil {

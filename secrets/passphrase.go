@@ -10,8 +10,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
+	"syscall"
 
 	"golang.org/x/crypto/argon2"
 	"golang.org/x/term"
@@ -139,7 +141,7 @@ func passphraseFromFD(text string) (string, error) {
 // askPassphrase asks on the terminal, whatever standard input is, and shows the prompt on standard error.
 func (s *Store) askPassphrase() (string, error) {
 	locked := &Error{Kind: ErrLocked, Why: "it needs its passphrase, and none is given",
-		Next: "CREDPROXY_PASSPHRASE_FILE=PATH credproxy … (or run credproxy secret list on a terminal)"}
+		Next: "CREDPROXY_PASSPHRASE_FILE=PATH credproxy … (or start credproxy on a terminal, where it asks)"}
 	if !s.interactive {
 		return "", locked
 	}
@@ -150,12 +152,43 @@ func (s *Store) askPassphrase() (string, error) {
 	}
 	defer func() { _ = tty.Close() }()
 	fmt.Fprintf(os.Stderr, "credproxy: passphrase of the keyring %s: ", fileFolder(s.state))
-	b, err := term.ReadPassword(int(tty.Fd()))
+	b, err := readHidden(int(tty.Fd()))
 	fmt.Fprintln(os.Stderr)
+	if errors.Is(err, context.Canceled) {
+		return "", err
+	}
 	if err != nil || len(b) == 0 {
 		return "", locked
 	}
 	return string(b), nil
+}
+
+// readHidden reads a line that the terminal does not show. An interrupt, which would leave the terminal mute, is
+// context.Canceled.
+func readHidden(fd int) ([]byte, error) {
+	before, err := term.GetState(fd)
+	if err != nil {
+		return nil, err
+	}
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(interrupted)
+	type answer struct {
+		line []byte
+		err  error
+	}
+	typed := make(chan answer, 1)
+	go func() {
+		line, err := term.ReadPassword(fd)
+		typed <- answer{line, err}
+	}()
+	select {
+	case <-interrupted:
+		// The program ends now; only that ends the read too.
+		return nil, errors.Join(context.Canceled, term.Restore(fd, before))
+	case a := <-typed:
+		return a.line, a.err
+	}
 }
 
 // derive stretches the passphrase. The salt file is made by the first that needs it.
