@@ -299,14 +299,21 @@ func BenchmarkMemory(b *testing.B) {
 		const gib = 1 << 30
 		before := residentKiB(b, pid)
 		fetch(b, c, up.url("api.localhost", fmt.Sprintf("/?size=%d", gib)))
-		b.ReportMetric(float64(residentKiB(b, pid)-before)/1024, "MiB-1GiB-down")
+		grown := func(unit string, limit float64) {
+			mib := float64(residentKiB(b, pid)-before) / 1024
+			b.ReportMetric(mib, unit)
+			if mib > limit {
+				b.Errorf("%.1f %s, want at most %.0f", mib, unit, limit)
+			}
+		}
+		grown("MiB-1GiB-down", 16)
 		before = residentKiB(b, pid)
 		resp, err := c.Post(up.url("api.localhost", "/"), "application/octet-stream", io.LimitReader(zeros{}, gib))
 		if err != nil || resp.Header.Get("X-Got") != strconv.Itoa(gib) {
 			b.Fatal(resp, err)
 		}
 		resp.Body.Close()
-		b.ReportMetric(float64(residentKiB(b, pid)-before)/1024, "MiB-1GiB-up")
+		grown("MiB-1GiB-up", 16)
 
 		const idle = 1000
 		before = residentKiB(b, pid)

@@ -135,6 +135,9 @@ func (x *exchange) authenticate(req *http.Request, body io.ReadCloser, d rules.D
 		}
 		values, err := c.Apply(out)
 		if err != nil {
+			if out.Context().Err() != nil {
+				err = left(err)
+			}
 			return nil, nil, err
 		}
 		used = append(used, usage{c, values})
@@ -176,12 +179,17 @@ func (x *exchange) send(p *pool, out *http.Request) (*http.Response, error) {
 		return resp, nil
 	}
 	if out.Context().Err() != nil {
-		return nil, &fault{slug: clientGone, detail: "the client left before the answer", cause: err}
+		return nil, left(err)
 	}
 	if fault := x.body.fault(x.h1); fault != nil {
 		return nil, fault
 	}
 	return nil, upstreamFault(err, x.target.host)
+}
+
+// left is the fault of a request whose client did not wait for what failed with err.
+func left(err error) error {
+	return &fault{slug: clientGone, detail: "the client left before the answer", cause: err}
 }
 
 // retry answers a 401: the credentials that were refused are renewed and the request is sent once more, if they did

@@ -244,8 +244,8 @@ func TestLegsEarlyAnswer(t *testing.T) {
 		p := startProxy(t, ca, bearerRule(t, "api.localhost", up.port))
 		c := p.client(t, client)
 		for _, path := range []string{"/413", "/200"} {
-			for _, size := range []int64{100 << 10, 16 << 20} {
-				for round := range 20 {
+			for _, size := range []int64{100 << 10, 4 << 20} {
+				for round := range 8 {
 					req, _ := http.NewRequest("POST", up.url("api.localhost", path), io.LimitReader(zeros{}, size))
 					if round%2 == 0 {
 						req.ContentLength = size

@@ -228,3 +228,32 @@ func TestTunnelHalfClose(t *testing.T) {
 		}
 	}
 }
+
+// E32: in a tunnel that is not decrypted the server may speak first, as SSH and mail servers do.
+func TestTunnelServerSpeaksFirst(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		io.WriteString(conn, "220 ready\r\n")
+		_, _ = io.Copy(conn, conn)
+	}()
+	p := startProxy(t, newTestCA(t, "upstream"), "  []\n")
+	conn := p.connect(t, l.Addr().String())
+	in := bufio.NewReader(conn)
+	if line, err := in.ReadString('\n'); line != "220 ready\r\n" || err != nil {
+		t.Fatalf("got %q, %v", line, err)
+	}
+	io.WriteString(conn, "EHLO\r\n")
+	if line, err := in.ReadString('\n'); line != "EHLO\r\n" || err != nil {
+		t.Errorf("got %q, %v", line, err)
+	}
+}
