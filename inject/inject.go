@@ -26,6 +26,7 @@ var types = map[string]maker{
 	"api_key":                   typ(newAPIKey),
 	"basic":                     typ(newBasic),
 	"bearer":                    typ(newBearer),
+	"oauth1":                    typ(newOAuth1),
 	"oauth2_client_credentials": typ(newClientCredentials),
 	"oauth2_refresh_token":      typ(newRefreshToken),
 }
@@ -42,7 +43,8 @@ type Credential interface {
 	// Type is the name of the credential's type, such as api_key.
 	Type() string
 
-	// Apply puts the credential on req, the caller's own copy, replacing any that the client sent. It waits no
+	// Apply puts the credential on req, the caller's own copy, replacing any that the client sent. Some types read
+	// the body, up to a bound, and put another in its place; all others leave it alone. It waits no
 	// longer than req's context. It returns the values that it used, so that the response can be scrubbed of
 	// them and so that Reject can be told which were refused. After an error req must not be sent.
 	Apply(req *http.Request) (used []secrets.Value, err error)
@@ -60,13 +62,16 @@ type Credential interface {
 
 // A Target is one place of a request that a Credential writes.
 type Target struct {
-	In    string `json:"in"`    // header, query or cookie
-	Name  string `json:"name"`  // of the header, parameter or cookie
+	In    string `json:"in"`    // header, query, cookie or body
+	Name  string `json:"name"`  // of the header, parameter, cookie or form field
 	Shows string `json:"value"` // such as "Bearer <keyring:github>"
 }
 
 // Present reports whether req already carries something at t.
 func (t Target) Present(req *http.Request) bool {
+	if t.In == "body" {
+		return hasFormParam(req, t.Name)
+	}
 	p, ok := places[t.In]
 	return ok && p.has(req, t.Name)
 }
@@ -109,11 +114,22 @@ func New(n *yaml.Node, env Env) ([]Credential, error) {
 	return creds, nil
 }
 
-// clash is a mistake for each place that two entries of one rule write.
+// A signer is a method that signs the request. What it has signed must not change after it.
+type signer interface{ signs(Target) bool }
+
+// clash is a mistake for each place that two entries of one rule write, or that the second writes after the first has
+// signed it.
 func clash(n *yaml.Node, c Credential, first *yaml.Node, before Credential) (errs strict.Errors) {
+	var sign signer
+	if wrapped, ok := before.(*credential); ok {
+		sign, _ = wrapped.method.(signer)
+	}
 	for _, t := range c.Targets() {
-		if slices.ContainsFunc(before.Targets(), t.same) {
+		switch {
+		case slices.ContainsFunc(before.Targets(), t.same):
 			errs = append(errs, strict.Errorf(n, "writes the same %s as the entry on line %d", t.In, first.Line))
+		case sign != nil && sign.signs(t):
+			errs = append(errs, strict.Errorf(n, "changes the %s, which the entry on line %d has signed by then; write it before that", t.In, first.Line))
 		}
 	}
 	return errs

@@ -281,6 +281,8 @@ func TestMissingSecret(t *testing.T) {
 		"{type: basic, username: me, password: $S}",
 		"{type: basic, username: $S}",
 		"{type: oauth2_client_credentials, token_url: 'https://x.test/', client_id: a, client_secret: $S}",
+		"{type: oauth1, consumer_key: a, consumer_secret: $S}",
+		"{type: oauth1, consumer_key: a, signature_method: RSA-SHA1, private_key: $S}",
 	} {
 		req, err := http.NewRequestWithContext(t.Context(), "GET", "http://api.example.com/", nil)
 		if err != nil {
@@ -394,6 +396,8 @@ func TestTargets(t *testing.T) {
 		{"{type: basic, username: me, password: keyring:a}", inject.Target{In: "header", Name: "Authorization", Shows: "Basic base64(me:<keyring:a>)"}, []string{"keyring:a"}},
 		{"{type: basic, username: keyring:a#u, password: keyring:a#p}", inject.Target{In: "header", Name: "Authorization", Shows: "Basic base64(<keyring:a#u>:<keyring:a#p>)"}, []string{"keyring:a#u", "keyring:a#p"}},
 		{"{type: basic, username: keyring:a}", inject.Target{In: "header", Name: "Authorization", Shows: "Basic base64(<keyring:a>:)"}, []string{"keyring:a"}},
+		{"{type: oauth1, consumer_key: me, consumer_secret: keyring:a, token: keyring:b, token_secret: keyring:c}",
+			inject.Target{In: "header", Name: "Authorization", Shows: "OAuth <HMAC-SHA1 signature for me, with <keyring:a> and <keyring:c>>"}, []string{"keyring:a", "keyring:b", "keyring:c"}},
 		{"{type: oauth2_client_credentials, token_url: 'https://x.test/t', client_id: c, client_secret: keyring:a}",
 			inject.Target{In: "header", Name: "Authorization", Shows: "Bearer <access token from x.test>"}, []string{"keyring:a"}},
 		{"{type: oauth2_refresh_token, token_url: 'https://x.test/t', client_id: c, client_secret: keyring:a, refresh_token: keyring:b}",
@@ -459,6 +463,7 @@ func BenchmarkApply(b *testing.B) {
 		{"cookie", "{type: api_key, in: cookie, name: key, value: $S}"},
 		{"bearer", "{type: bearer, token: $S}"},
 		{"basic", "{type: basic, username: me, password: $S}"},
+		{"oauth1", "{type: oauth1, consumer_key: me, consumer_secret: $S, token: $S, token_secret: $S}"},
 	} {
 		b.Run(bb.name, func(b *testing.B) {
 			text := strings.ReplaceAll(bb.inject, "$S", "{exec: [cat, "+strconv.Quote(strings.TrimPrefix(secretFile(b, "s3cret"), "file:"))+"]}")

@@ -14,7 +14,7 @@ import (
 
 func TestNewMistakes(t *testing.T) {
 	t.Parallel()
-	const known = "(known: api_key, basic, bearer, oauth2_client_credentials, oauth2_refresh_token)"
+	known := "(known: " + strings.Join(inject.Types(), ", ") + ")"
 	tests := []struct {
 		name, inject string
 		want         []string
@@ -50,6 +50,25 @@ func TestNewMistakes(t *testing.T) {
 		{"same parameter twice", "- {type: api_key, in: query, name: k, value: keyring:a}\n- {type: api_key, in: query, name: k, value: keyring:a}", []string{"2:3: writes the same query as the entry on line 1"}},
 		{"colon in the user name", "{type: basic, username: 'a:b', password: keyring:a}", []string{"1:25: username: it contains a colon, which ends a user name (RFC 7617 section 2)"}},
 		{"user name without a password", "{type: basic, username: me}", []string{`1:1: missing field "password" (only where the username is a reference may it be left out)`}},
+		{"oauth1 without a secret", "{type: oauth1, consumer_key: a}", []string{`1:1: missing field "consumer_secret"`}},
+		{"signature_method", "{type: oauth1, consumer_key: a, consumer_secret: keyring:a, signature_method: HMAC-SHA2}", []string{
+			`1:79: signature_method must be "HMAC-SHA1", "HMAC-SHA256", "RSA-SHA1" or "PLAINTEXT" (did you mean "HMAC-SHA1"?)`}},
+		{"RSA-SHA1 with secrets of HMAC", "{type: oauth1, consumer_key: a, consumer_secret: keyring:a, token: keyring:b, token_secret: keyring:c, signature_method: RSA-SHA1}", []string{
+			`1:1: missing field "private_key"`, "1:50: consumer_secret: is not used with signature_method RSA-SHA1", "1:93: token_secret: is not used with signature_method RSA-SHA1"}},
+		{"HMAC with a private key", "{type: oauth1, consumer_key: a, consumer_secret: keyring:a, private_key: keyring:b}", []string{
+			"1:74: private_key: is not used with signature_method HMAC-SHA1"}},
+		{"a token's secret without the token", "{type: oauth1, consumer_key: a, consumer_secret: keyring:a, token_secret: keyring:b}", []string{
+			"1:75: token_secret: needs a token"}},
+		{"consumer_key with a line break", `{type: oauth1, consumer_key: "a\nb", consumer_secret: keyring:a}`, []string{
+			"1:30: consumer_key: it contains a line break or another control character"}},
+		{"realm with a quote", `{type: oauth1, consumer_key: a, consumer_secret: keyring:a, realm: 'a"b'}`, []string{
+			"1:68: realm: want ASCII text without quotes and backslashes"}},
+		{"realm in the query", `{type: oauth1, consumer_key: a, consumer_secret: keyring:a, realm: a, placement: query}`, []string{
+			"1:68: realm: stands in the header only (RFC 5849 section 3.5.1)"}},
+		{"a change after the signature", "- {type: oauth1, consumer_key: a, consumer_secret: keyring:a}\n- {type: api_key, name: X, value: keyring:a}\n- {type: api_key, in: query, name: x, value: keyring:a}", []string{
+			"3:3: changes the query, which the entry on line 1 has signed by then; write it before that"}},
+		{"a parameter of the signature", "- {type: api_key, in: query, name: oauth_token, value: keyring:a}\n- {type: oauth1, consumer_key: a, consumer_secret: keyring:a, token: keyring:b, placement: query}", []string{
+			"2:3: writes the same query as the entry on line 1"}},
 		{"token_url", "{type: oauth2_refresh_token, token_url: 'http://login.example.com/', client_id: a, refresh_token: keyring:a}", []string{
 			"1:41: token_url: want https:// (http:// only to loopback)"}},
 		{"client credentials without a secret", "{type: oauth2_client_credentials, token_url: 'https://x.test/', client_id: a}", []string{`1:1: missing field "client_secret"`}},
@@ -97,6 +116,7 @@ func TestLiteralSecretsAreNotRepeated(t *testing.T) {
 		"{type: api_key, name: X, value: keyring:a, prefix: [$]}",
 		"{type: basic, username: a, password: $}",
 		"{type: basic, username: 'env:$ x', password: keyring:a}",
+		"{type: oauth1, consumer_key: [$], consumer_secret: $, token: 'env:$ x', token_secret: $, private_key: $, signature_method: $, realm: [$], placement: $, body_hash: $}",
 		"{type: oauth2_refresh_token, token_url: 'https://x.test/?a#$', client_id: [$], refresh_token: $, client_secret: $, scopes: $, extra: $}",
 		"[$]",
 		"$",

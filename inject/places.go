@@ -3,6 +3,7 @@ package inject
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -150,8 +151,10 @@ func setQuery(req *http.Request, name, encoded string) {
 	req.URL.RawQuery = replaceParam(req.URL.RawQuery, name, escapeQuery(name)+"="+encoded)
 }
 
-func hasQuery(req *http.Request, name string) bool {
-	for rest, more := req.URL.RawQuery, true; more; {
+func hasQuery(req *http.Request, name string) bool { return hasParam(req.URL.RawQuery, name) }
+
+func hasParam(raw, name string) bool {
+	for rest, more := raw, true; more; {
 		var item string
 		item, rest, more = strings.Cut(rest, "&")
 		if isParam(item, name) {
@@ -173,6 +176,16 @@ func replaceParam(raw, name, item string) string {
 		}
 	}
 	return string(append(out, item...))
+}
+
+// withoutParams takes the parameters called one of names out of a raw query. What else stands there stays byte for byte.
+func withoutParams(raw string, names []string) string {
+	called := func(item string) bool {
+		return slices.ContainsFunc(names, func(name string) bool { return isParam(item, name) })
+	}
+	items := strings.Split(raw, "&")
+	kept := slices.DeleteFunc(items, called)
+	return strings.Join(kept, "&")
 }
 
 // isParam reports whether item, name or name=value, is called name once decoded.
