@@ -115,9 +115,9 @@ func (b *responseBody) Read(p []byte) (int, error) {
 	if err != nil && err != io.EOF {
 		b.x.failed = err
 		b.x.event.Error = upstreamProtocol
-		if b.ctx.Err() != nil {
-			b.x.event.Error = clientGone
-		}
+	}
+	if err != nil && b.ctx.Err() != nil {
+		b.x.event.Error = clientGone // which may also have made the upstream end well
 	}
 	return n, err
 }
