@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -91,7 +92,7 @@ func openStack(ctx context.Context, cfg stackConfig) (s *stack, err error) {
 		return s, err
 	}
 	s.onClose(file.Close)
-	events := audit.New(file, cfg.Events...)
+	events := audit.New(file, append(slices.Clone(cfg.Events), newFailureLog(cfg.Log).request)...)
 	s.onClose(events.Close)
 	s.Proxy, err = proxy.New(proxy.Config{
 		Rules: s.Rules.Current, Leaf: s.Authority.Leaf, Secrets: s.Secrets, Clients: cfg.Clients,
@@ -109,6 +110,9 @@ func (s *stack) openSecrets(cfg stackConfig) (env inject.Env, err error) {
 	s.Secrets = secrets.NewResolver(secrets.Config{Store: s.Store, Log: cfg.Log, Recheck: recheck})
 	s.onClose(func() error { s.Secrets.Close(); return nil })
 	tokens := oauth.NewCache()
+	if cfg.Log != nil {
+		tokens.Failed = newFailureLog(cfg.Log).token
+	}
 	client := tokenClient(cfg.Roots)
 	s.onClose(func() error {
 		tokens.Close()
