@@ -71,7 +71,7 @@ func check(ctx context.Context, stdout, stderr io.Writer, o *options, asJSON boo
 	set, err := rules.Load(path, env)
 	if err == nil {
 		r.Rules = len(set.Rules())
-		r.Secrets = checkSecrets(ctx, s.Secrets, set)
+		r.Secrets, err = checkSecrets(ctx, s.Secrets, set)
 	} else if file, ok := errors.AsType[*rules.FileError](err); ok {
 		r.Mistakes, err = file.Mistakes, exitStatus(exitCode(err))
 		if !asJSON {
@@ -96,12 +96,17 @@ func (b *brokenRules) Unwrap() error { return b.FileError }
 // Hint is empty.
 func (b *brokenRules) Hint() string { return "" }
 
-// checkSecrets reads every secret that the rules need, one after the other: a keyring may have to ask for each.
-func checkSecrets(ctx context.Context, resolver *secrets.Resolver, set *rules.Set) []secretReport {
+// checkSecrets reads every secret that the rules need, one after the other: a keyring may have to ask for each. A person who does not want to be
+// asked ends it all.
+func checkSecrets(ctx context.Context, resolver *secrets.Resolver, set *rules.Set) ([]secretReport, error) {
 	reports := []secretReport{}
 	for _, ref := range set.Refs() {
 		report := secretReport{Ref: ref.String(), Rules: usersOf(ref, set), OK: true}
-		if _, err := resolver.Resolve(ctx, ref); err != nil {
+		_, err := resolver.Resolve(ctx, ref)
+		if errors.Is(err, context.Canceled) {
+			return nil, err
+		}
+		if err != nil {
 			report.OK, report.Error, report.err = false, err.Error(), err
 			if known, ok := errors.AsType[slugged](err); ok {
 				report.Slug, report.Hint = known.Slug(), known.Hint()
@@ -109,7 +114,7 @@ func checkSecrets(ctx context.Context, resolver *secrets.Resolver, set *rules.Se
 		}
 		reports = append(reports, report)
 	}
-	return reports
+	return reports, nil
 }
 
 // usersOf names the rules that need ref.

@@ -52,6 +52,12 @@ credential on each request, as the rules file says, with secrets from the keyrin
 		newSecretCommand(o), newCheckCommand(o), newExplainCommand(o),
 		newCACommand(o), newVersionCommand(), newDemoCommand(),
 	)
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		if cmd.Name() == "completion" {
+			newGroup(cmd)
+		}
+	}
 	addSettings(root.PersistentFlags(), o, "rules", "state", "backend", "log-level")
 	root.SetFlagErrorFunc(flagError)
 	root.SetHelpTemplate(root.HelpTemplate() + "{{if not .HasParent}}\n" + environmentHelp() + "{{end}}")

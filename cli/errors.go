@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -82,6 +83,9 @@ func exitCode(err error) int {
 	if status, ok := errors.AsType[exitStatus](err); ok {
 		return int(status)
 	}
+	if errors.Is(err, context.Canceled) {
+		return int(statusInterrupted) // nothing but a person's ^C cancels a command
+	}
 	if own, ok := errors.AsType[*failure](err); ok && own.code != 0 {
 		return own.code
 	}
@@ -98,7 +102,7 @@ func report(w io.Writer, err error) {
 	if err == nil {
 		return
 	}
-	if _, silent := errors.AsType[exitStatus](err); silent {
+	if _, silent := errors.AsType[exitStatus](err); silent || errors.Is(err, context.Canceled) {
 		return
 	}
 	var b strings.Builder

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"strings"
@@ -19,10 +20,22 @@ const valueBound = 1 << 20
 // A valueSource says where the value of a secret comes from; the zero valueSource is a prompt, or stdin.
 type valueSource struct{ env, file string }
 
+// check refuses flags that contradict each other or name nothing, as they do when a variable of the shell is not set.
+func (s valueSource) check(given func(flag string) bool) error {
+	env, file := given("from-env"), given("from-file")
+	switch {
+	case env && file:
+		return &failure{slug: slugUsage, text: "--from-env and --from-file are two values", next: "use one of them"}
+	case env && s.env == "":
+		return &failure{slug: slugUsage, text: "--from-env is empty", next: "--from-env takes the name of a variable"}
+	case file && s.file == "":
+		return &failure{slug: slugUsage, text: "--from-file is empty", next: "--from-file takes the path of a file"}
+	}
+	return nil
+}
+
 func (s valueSource) read(stderr io.Writer, name string) (secrets.Value, error) {
 	switch {
-	case s.env != "" && s.file != "":
-		return secrets.Value{}, &failure{slug: slugUsage, text: "--from-env and --from-file are two values", next: "use one of them"}
 	case s.env != "":
 		value, ok := os.LookupEnv(s.env)
 		if !ok {
@@ -34,23 +47,32 @@ func (s valueSource) read(stderr io.Writer, name string) (secrets.Value, error) 
 	case term.IsTerminal(int(os.Stdin.Fd())):
 		return prompt(stderr, name)
 	}
-	return readValue(os.Stdin)
+	return readValue(os.Stdin, "credproxy secret set "+name+" --from-file FILE")
 }
 
 func readSecretFile(path string) (secrets.Value, error) {
+	const next = "--from-file takes the path of a file"
 	f, err := os.Open(path)
 	if err != nil {
-		return secrets.Value{}, &failure{slug: slugInput, text: "reading the secret", next: "--from-file takes the path of a file", err: errors.Unwrap(err)}
+		return unreadable(err, next)
 	}
 	defer f.Close()
-	return readValue(f)
+	return readValue(f, next)
+}
+
+// unreadable leaves the path out of the error: it may be the secret, in the wrong place.
+func unreadable(err error, next string) (secrets.Value, error) {
+	if path, ok := errors.AsType[*fs.PathError](err); ok {
+		err = path.Err
+	}
+	return secrets.Value{}, &failure{slug: slugInput, text: "reading the secret", next: next, err: err}
 }
 
 // readValue reads all of r and takes one line end off.
-func readValue(r io.Reader) (secrets.Value, error) {
+func readValue(r io.Reader, next string) (secrets.Value, error) {
 	data, err := io.ReadAll(io.LimitReader(r, valueBound+1))
 	if err != nil {
-		return secrets.Value{}, &failure{slug: slugInput, text: "reading the secret", err: err}
+		return unreadable(err, next)
 	}
 	if len(data) > valueBound {
 		return secrets.Value{}, &failure{slug: slugInput, text: "the value is too large", next: "store a key or token, not a document"}
@@ -88,7 +110,7 @@ func prompt(stderr io.Writer, name string) (secrets.Value, error) {
 	case <-interrupted:
 		_ = term.Restore(fd, before)
 		fmt.Fprintln(stderr)
-		return secrets.Value{}, exitStatus(130)
+		return secrets.Value{}, statusInterrupted
 	case a := <-typed:
 		fmt.Fprintln(stderr)
 		if a.err != nil {

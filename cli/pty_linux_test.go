@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -121,6 +122,43 @@ func TestSecretPromptInterrupted(t *testing.T) {
 		t.Errorf("exit status %d, want 130", cmd.ProcessState.ExitCode())
 	}
 	awaitEcho(t, slave, true)
+}
+
+// ^C at the prompt for a passphrase does so too, and ends what needs it: the other secrets are not asked for.
+func TestPassphrasePromptInterrupted(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	rules := filepath.Join(t.TempDir(), "rules.yaml")
+	text := `{version: 1, rules: [{name: a, match: {host: localhost, port: $PORT}, inject: {type: basic, username: "keyring:u", password: "keyring:p"}}]}`
+	if err := os.WriteFile(rules, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := installRules(rules, w.home, w.port); err != nil {
+		t.Fatal(err)
+	}
+	set := w.command(t, "secret", "set", "u")
+	set.Env = append(set.Env, "CREDPROXY_PASSPHRASE=open-sesame")
+	set.Stdin = strings.NewReader("me")
+	if out, err := set.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for _, args := range [][]string{{"check"}, {"serve", "--listen", "127.0.0.1:0"}, {"run", "--", "quit", "0"}, {"secret", "rm", "u"}} {
+		master, slave := newTerminal(t)
+		cmd := w.command(t, args...)
+		attach(cmd, slave)
+		cmd.Stderr = slave // a person is there only if both are a terminal
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		awaitEcho(t, slave, false)
+		if _, err := master.Write([]byte{3}); err != nil {
+			t.Fatal(err)
+		}
+		if _ = cmd.Wait(); cmd.ProcessState.ExitCode() != 130 {
+			t.Errorf("%v: exit status %d, want 130", args, cmd.ProcessState.ExitCode())
+		}
+		awaitEcho(t, slave, true)
+	}
 }
 
 // awaitEcho waits until the terminal shows, or does not show, what is typed.

@@ -119,16 +119,18 @@ func lookCommand(name string) (string, error) {
 	switch {
 	case err == nil:
 		return path, nil
+	case isDir(name) && filepath.Base(name) != name:
+		return "", notRunnable(name, statusNotExecutable, "it is a folder", "write the path of a program")
 	case errors.Is(err, fs.ErrPermission):
-		return "", notRunnable(name, statusNotExecutable, "it is not executable")
+		return "", notRunnable(name, statusNotExecutable, "it is not executable", "chmod +x "+quote(name))
 	case errors.Is(err, exec.ErrDot):
-		return "", notRunnable(name, statusNotExecutable, "it is in the current folder: write ./"+name)
+		return "", notRunnable(name, statusNotExecutable, "it is in the current folder", "credproxy run -- ./"+name)
 	}
-	return "", notRunnable(name, statusNotFound, "command not found")
+	return "", notRunnable(name, statusNotFound, "command not found", "check PATH, or write the program's full path")
 }
 
-func notRunnable(name string, status int, why string) error {
-	return &failure{slug: slugNotRunnable, text: name + ": " + why, code: status}
+func notRunnable(name string, status int, why, next string) error {
+	return &failure{slug: slugNotRunnable, text: name + ": " + why, next: next, code: status}
 }
 
 // A private proxy serves one run.
@@ -258,7 +260,7 @@ func runChild(path string, args, env []string) (int, error) {
 	}
 	defer signal.Stop(signals)
 	if err := cmd.Start(); err != nil {
-		return 0, notRunnable(args[0], statusNotExecutable, "it cannot be executed")
+		return 0, notRunnable(args[0], statusNotExecutable, "it cannot be executed", "file "+quote(path))
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()

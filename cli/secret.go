@@ -37,6 +37,9 @@ end is taken off.`,
 		Args:              exactly(1),
 		ValidArgsFunction: completeSecrets(o),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := from.check(cmd.Flags().Changed); err != nil {
+				return err
+			}
 			return setSecret(cmd.Context(), cmd.ErrOrStderr(), o, args[0], from)
 		},
 	}
@@ -55,9 +58,6 @@ func setSecret(ctx context.Context, stderr io.Writer, o *options, name string, f
 	}
 	value, err := from.read(stderr, name)
 	if err != nil {
-		return err
-	}
-	if err := secrets.CheckStorable(value); err != nil {
 		return err
 	}
 	if err := store.Set(ctx, name, value); err != nil {
