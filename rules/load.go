@@ -182,8 +182,17 @@ func (l *loader) name(f *ruleField, order int) strict.Errors {
 
 // credentials builds what a rule injects, and the TLS settings that go with it.
 func (l *loader) credentials(prefix string, f *ruleField, r *rule) {
+	env := l.env
+	if t := f.TLS.Value; t != nil {
+		built, errs := t.build(l.read)
+		r.decision.TLS = built
+		l.add(prefix, errs)
+		if built != nil && built.Roots != nil && env.HTTP != nil {
+			env.HTTP = believing(env.HTTP, built.Roots)
+		}
+	}
 	if f.Inject.Kind != 0 {
-		creds, err := inject.New(&f.Inject, l.env)
+		creds, err := inject.New(&f.Inject, env)
 		var errs strict.Errors
 		switch {
 		case errors.As(err, &errs):
@@ -200,11 +209,6 @@ func (l *loader) credentials(prefix string, f *ruleField, r *rule) {
 				r.decision.Secrets = append(r.decision.Secrets, ref.String())
 			}
 		}
-	}
-	if t := f.TLS.Value; t != nil {
-		built, errs := t.build(l.read)
-		r.decision.TLS = built
-		l.add(prefix, errs)
 	}
 }
 

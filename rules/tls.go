@@ -2,12 +2,14 @@ package rules
 
 import (
 	"crypto/sha256"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -70,6 +72,23 @@ func (f *tlsField) build(read func(path string) ([]byte, error)) (*TLS, strict.E
 	}
 	t.ID = identity(string(ca), string(t.Cert), fmt.Sprintf("%#v", t.Key), t.ServerName)
 	return t, nil
+}
+
+// believing returns c as it talks to servers whose certificates lead to roots: a rule's ca holds for its token
+// endpoint too.
+func believing(c *http.Client, roots *x509.CertPool) *http.Client {
+	tr, ok := c.Transport.(*http.Transport)
+	if !ok {
+		return c
+	}
+	tr = tr.Clone()
+	if tr.TLSClientConfig == nil {
+		tr.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	tr.TLSClientConfig.RootCAs = roots
+	with := *c
+	with.Transport = tr
+	return &with
 }
 
 func identity(parts ...string) string {
