@@ -191,13 +191,14 @@ func TestUpstreamErrors(t *testing.T) {
 		name, host, port string
 		status           int
 		slug, detail     string
+		hint             string
 	}{
-		{"unknown authority", "api.localhost", untrusted.port, 502, "upstream_tls", "unknown authority"},
-		{"expired", "api.localhost", expired, 502, "upstream_tls", "expired"},
-		{"another name", "api.localhost", otherName, 502, "upstream_tls", "another name"},
-		{"not TLS", "api.localhost", notTLS, 502, "upstream_tls", "does not speak TLS"},
-		{"connection refused", "api.localhost", refusing, 502, "upstream_unreachable", "refused the connection"},
-		{"no such name", "no-such-host.invalid", "443", 502, "upstream_unreachable", ""},
+		{"unknown authority", "api.localhost", untrusted.port, 502, "upstream_tls", "unknown authority", "tls: {ca: FILE}"},
+		{"expired", "api.localhost", expired, 502, "upstream_tls", "expired", "clock"},
+		{"another name", "api.localhost", otherName, 502, "upstream_tls", "another name", "server_name"},
+		{"not TLS", "api.localhost", notTLS, 502, "upstream_tls", "does not speak TLS", "http://"},
+		{"connection refused", "api.localhost", refusing, 502, "upstream_unreachable", "refused the connection", "server runs"},
+		{"no such name", "no-such-host.invalid", "443", 502, "upstream_unreachable", "", "host name"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			overBoth(t, func(t *testing.T, h2 bool) {
@@ -208,8 +209,8 @@ func TestUpstreamErrors(t *testing.T) {
 					t.Fatal(err)
 				}
 				problem := refused(t, resp, tt.status, tt.slug)
-				if !strings.Contains(problem.Detail, tt.detail) {
-					t.Errorf("detail is %q, want %q in it", problem.Detail, tt.detail)
+				if !strings.Contains(problem.Detail, tt.detail) || !strings.Contains(problem.Hint, tt.hint) {
+					t.Errorf("detail is %q and hint %q, want %q and %q in them", problem.Detail, problem.Hint, tt.detail, tt.hint)
 				}
 				if e := p.events.wait(t, 1)[0]; e.Error != tt.slug || e.Status != tt.status || e.Decision != "refuse" {
 					t.Errorf("audit: %+v", e)

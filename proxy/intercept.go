@@ -86,7 +86,7 @@ func (s *Server) handshakeFailed(r *http.Request, t *tunnelConn, err error) {
 	// OpenSSL sends its alert in the clear where Go expects it encrypted, so that it becomes an error of our side.
 	if alert, ok := errors.AsType[*net.OpError](err); ok && (alert.Op == "remote error" || alert.Op == "local error") {
 		reason = "the client broke off the TLS handshake; it may not trust our certificate (" + alert.Err.Error() + ")"
-		s.log.Warn(reason, "host", t.target.host, "hint", "start the program with: credproxy run -- CMD")
+		s.log.Warn(reason, "host", t.target.host, "hint", `start the program with: credproxy run -- CMD, or in its shell first: eval "$(credproxy env)"`)
 	}
 	s.cfg.Audit.Write(audit.Event{
 		Time: now(), Client: t.client, Method: r.Method, Host: t.target.hostHeader("https"),

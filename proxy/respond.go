@@ -142,8 +142,8 @@ func classify(err error, host string) (slug, detail, hint string) {
 	if errors.Is(err, errNotLoopback) {
 		return plainHTTP, host + " is not on this machine", "use https, or set allow_http: true in the rule"
 	}
-	if detail, ok := certificateProblem(err); ok {
-		return upstreamTLS, host + ": " + detail, "for a private CA set tls: {ca: FILE} in the rule"
+	if detail, hint, ok := certificateProblem(err); ok {
+		return upstreamTLS, host + ": " + detail, hint
 	}
 	if dns, ok := errors.AsType[*net.DNSError](err); ok {
 		if dns.IsTimeout {
@@ -163,33 +163,33 @@ func classify(err error, host string) (slug, detail, hint string) {
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
 		return upstreamUnreachable, "the connection to " + host + " failed", "check the network"
 	}
-	return upstreamProtocol, host + " closed the connection or answered with something that is not HTTP", "try again"
+	return upstreamProtocol, host + " closed the connection or answered with something that is not HTTP", "try again; if it speaks TLS on that port, use https://"
 }
 
-// certificateProblem says in a few words why a TLS handshake failed.
-func certificateProblem(err error) (string, bool) {
+// certificateProblem says in a few words why a TLS handshake failed, and what to do.
+func certificateProblem(err error) (detail, hint string, ok bool) {
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
-		return "its certificate is signed by an unknown authority", true
+		return "its certificate is signed by an unknown authority", "for a private CA set tls: {ca: FILE} in the rule", true
 	}
 	if _, ok := errors.AsType[x509.HostnameError](err); ok {
-		return "its certificate is for another name", true
+		return "its certificate is for another name", "if that name is right, set tls: {server_name: NAME} in the rule", true
 	}
 	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok {
 		if invalid.Reason == x509.Expired {
-			return "its certificate has expired or is not yet valid", true
+			return "its certificate has expired or is not yet valid", "check this computer's clock, or tell the owner of the server", true
 		}
-		return "its certificate is not valid", true
+		return "its certificate is not valid", "tell the owner of the server", true
 	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return "its certificate is not trusted", true
+		return "its certificate is not trusted", "for a private CA set tls: {ca: FILE} in the rule", true
 	}
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
-		return "it does not speak TLS", true
+		return "it does not speak TLS", "check the port, or use http://", true
 	}
 	if alert, ok := errors.AsType[tls.AlertError](err); ok {
-		return "it ended the TLS handshake: " + alert.Error(), true
+		return "it ended the TLS handshake: " + alert.Error(), "if it wants a client certificate, set tls: {cert: FILE, key: REFERENCE} in the rule", true
 	}
-	return "", false
+	return "", "", false
 }
 
 // A problem is the body of a refusal (RFC 9457).
