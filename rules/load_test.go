@@ -224,6 +224,15 @@ func TestLoadRefuses(t *testing.T) {
 		var e *FileError
 		if !errors.As(err, &e) || !regexp.MustCompile(tt.want).MatchString(err.Error()) || !strings.HasPrefix(err.Error(), tt.path) {
 			t.Errorf("%s: got %v, want %s", tt.name, err, tt.want)
+			continue
+		}
+		// Where there is nothing to read, check has no more to say.
+		wantHint := "ls -ld " + tt.path
+		if tt.name == "empty" {
+			wantHint = "credproxy check --rules " + tt.path
+		}
+		if e.Hint() != wantHint {
+			t.Errorf("%s: hint %q, want %q", tt.name, e.Hint(), wantHint)
 		}
 	}
 	if _, err := Load(filepath.Join(dir, "absent"), inject.Env{}); !errors.Is(err, fs.ErrNotExist) {

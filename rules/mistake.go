@@ -64,6 +64,9 @@ func (e *FileError) Hint() string {
 	if strings.ContainsAny(path, " '\"$`\\&;|<>()*?") {
 		path = "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
 	}
+	if e.cause != nil {
+		return "ls -ld " + path
+	}
 	return "credproxy check --rules " + path
 }
 
