@@ -87,14 +87,19 @@ func check(ctx context.Context, stdout, stderr io.Writer, o *options, asJSON boo
 	return r.conclude(stdout, stderr, asJSON)
 }
 
-// brokenRules is a FileError without its hint, which is to run this very command.
+// brokenRules is a FileError without the hint to run this very command.
 type brokenRules struct{ *rules.FileError }
 
 // Unwrap gives the file's mistakes.
 func (b *brokenRules) Unwrap() error { return b.FileError }
 
-// Hint is empty.
-func (b *brokenRules) Hint() string { return "" }
+// Hint is what to do about a file that cannot be read; mistakes speak for themselves.
+func (b *brokenRules) Hint() string {
+	if b.FileError.Unwrap() == nil {
+		return ""
+	}
+	return b.FileError.Hint()
+}
 
 // checkSecrets reads every secret that the rules need, one after the other: a keyring may have to ask for each. A person who does not want to be
 // asked ends it all.

@@ -38,13 +38,14 @@ func newFailureLog(log *slog.Logger) *failureLog {
 	return &failureLog{log: log, now: time.Now, told: make(map[failureKind]*telling)}
 }
 
-// asRuled are refusals that the rules ask for. They are no news to whoever wrote them.
-var asRuled = map[string]bool{"denied": true, "no_rule": true, "credential_exists": true}
+// quiet are refusals that are no news: the rules ask for them, or the client left, or it is "credproxy env", which asks
+// whether there is a proxy.
+var quiet = map[string]bool{"denied": true, "no_rule": true, "credential_exists": true, "client_gone": true, "bad_request": true}
 
 // request is an audit listener.
 func (f *failureLog) request(e audit.Event) {
 	switch {
-	case e.Decision == "refuse" && asRuled[e.Error]:
+	case e.Decision == "refuse" && quiet[e.Error]:
 		f.write(e, slog.LevelInfo, "request refused", slog.String("reason", e.Reason))
 	case e.Decision == "refuse":
 		f.write(e, slog.LevelWarn, "request refused", slog.String("reason", e.Reason))

@@ -61,6 +61,7 @@ func TestFailureLogLevels(t *testing.T) {
 	}{
 		{audit.Event{Decision: "refuse", Error: "denied"}, "INFO"},
 		{audit.Event{Decision: "refuse", Error: "no_rule"}, "INFO"},
+		{audit.Event{Decision: "refuse", Error: "bad_request"}, "INFO"},
 		{audit.Event{Decision: "refuse", Error: "keyring_locked"}, "WARN"},
 		{audit.Event{Decision: "inject", Status: 401, Rule: "a"}, "WARN"},
 		{audit.Event{Decision: "inject", Status: 200, Rule: "a"}, ""},

@@ -23,7 +23,8 @@ func newServeCommand(o *options) *cobra.Command {
 
   credproxy: listening on 127.0.0.1:7878
 
-It reloads the rules file when that changes; a broken one is reported and changes nothing. SIGHUP also forgets all
+It reloads the rules file when that changes; a broken one is reported and changes nothing. What fails is logged under
+the name that the client gets for it; what the rules refuse only with --log-level info. SIGHUP also forgets all
 cached secrets. SIGINT and SIGTERM let requests in flight finish; a second one stops at once.`,
 		Example: `  credproxy serve
   credproxy serve --listen 127.0.0.1:0 --rules ./rules.yaml
