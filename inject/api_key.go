@@ -45,7 +45,7 @@ func newAPIKey(s apiKeySettings, _ *yaml.Node, env Env) (method, strict.Errors) 
 			errs = append(errs, s.Prefix.Errorf("prefix: has characters that a %s cannot carry", in))
 		}
 	}
-	if in == "header" && sameHeader(name, "Authorization") && isToken(prefix) && !strings.HasSuffix(prefix, "=") {
+	if in == "header" && SameField(name, "Authorization") && isToken(prefix) && !strings.HasSuffix(prefix, "=") {
 		// YAML drops the space at the end of a value without quotes.
 		errs = append(errs, s.Prefix.Errorf(`prefix: a space is missing between it and the value; write it in quotes: "… "`))
 	}

@@ -78,7 +78,7 @@ func (t Target) Present(req *http.Request) bool {
 
 // same reports whether t and o are one place.
 func (t Target) same(o Target) bool {
-	return t.In == o.In && (t.Name == o.Name || t.In == "header" && sameHeader(t.Name, o.Name))
+	return t.In == o.In && (t.Name == o.Name || t.In == "header" && SameField(t.Name, o.Name))
 }
 
 // Types lists the names of all credential types, sorted.

@@ -83,7 +83,7 @@ func badHeaderValue(s string) string {
 // setHeader also removes names that differ in case or have _ for -, which some servers take for the same.
 func setHeader(req *http.Request, name, value string) {
 	for k := range req.Header {
-		if sameHeader(k, name) {
+		if SameField(k, name) {
 			delete(req.Header, k)
 		}
 	}
@@ -92,7 +92,7 @@ func setHeader(req *http.Request, name, value string) {
 
 func hasHeader(req *http.Request, name string) bool {
 	for k, v := range req.Header {
-		if len(v) > 0 && sameHeader(k, name) {
+		if len(v) > 0 && SameField(k, name) {
 			return true
 		}
 	}
@@ -113,7 +113,8 @@ func wireName(name string) string {
 	return name
 }
 
-func sameHeader(a, b string) bool {
+// SameField reports whether the header fields a and b are one to some server: case does not count, and many take _ for -.
+func SameField(a, b string) bool {
 	if len(a) != len(b) {
 		return false
 	}
@@ -247,7 +248,7 @@ func badCookieValue(s string) string {
 func setCookie(req *http.Request, name, value string) {
 	var kept []string
 	for k, headers := range req.Header {
-		if !sameHeader(k, "Cookie") {
+		if !SameField(k, "Cookie") {
 			continue
 		}
 		for _, h := range headers {
@@ -281,7 +282,7 @@ func withoutCookie(header, name string) string {
 
 func hasCookie(req *http.Request, name string) bool {
 	for k, headers := range req.Header {
-		if !sameHeader(k, "Cookie") {
+		if !SameField(k, "Cookie") {
 			continue
 		}
 		for _, h := range headers {

@@ -5,6 +5,8 @@ import (
 	"net/textproto"
 	"slices"
 	"strings"
+
+	"github.com/credproxy/credproxy/inject"
 )
 
 // hopByHop are the fields that end at the next hop (RFC 9110 section 7.6.1), and the proxy's own.
@@ -57,36 +59,13 @@ func requestedUpgrade(r *http.Request) string {
 	return r.Header.Get("Upgrade")
 }
 
-// sameField reports whether a and b are one field to some server: many take _ for -.
-func sameField(a, b string) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range len(a) {
-		if foldField(a[i]) != foldField(b[i]) {
-			return false
-		}
-	}
-	return true
-}
-
-func foldField(c byte) byte {
-	switch {
-	case 'A' <= c && c <= 'Z':
-		return c + 'a' - 'A'
-	case c == '_':
-		return '-'
-	}
-	return c
-}
-
 // removeFields takes the fields called one of names off h, however they are spelled.
 func removeFields(h http.Header, names []string) {
 	if len(names) == 0 {
 		return
 	}
 	for field := range h {
-		if slices.ContainsFunc(names, func(name string) bool { return sameField(field, name) }) {
+		if slices.ContainsFunc(names, func(name string) bool { return inject.SameField(field, name) }) {
 			delete(h, field)
 		}
 	}
