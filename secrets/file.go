@@ -52,20 +52,24 @@ func stampFile(_ *Store, ref Ref) stamp {
 	return stamp{modified: info.ModTime().UnixNano(), size: info.Size(), mode: info.Mode(), inode: inodeOf(info)}
 }
 
-func fetchFile(_ context.Context, _ *Store, ref Ref) (Value, error) {
+func fetchFile(_ context.Context, st *Store, ref Ref) (Value, error) {
 	path, err := expandHome(ref.Name)
 	if err != nil {
 		return Value{}, &Error{Kind: ErrFailed, Why: err.Error()}
 	}
-	s, err := readPrivate(path)
+	own := ""
+	if st != nil {
+		own = st.state
+	}
+	s, err := readPrivate(path, own)
 	if err != nil {
 		return Value{}, err
 	}
 	return NewValue(s), nil
 }
 
-// readPrivate reads a file that only its owner can read, without one trailing newline.
-func readPrivate(path string) (string, error) {
+// readPrivate reads a file that only its owner can read, without one trailing newline. own is a folder of credproxy's.
+func readPrivate(path, own string) (string, error) {
 	fail := func(kind error, why, next string) (string, error) {
 		return "", &Error{Kind: kind, Why: why, Next: next}
 	}
@@ -81,7 +85,7 @@ func readPrivate(path string) (string, error) {
 	case !info.Mode().IsRegular():
 		return fail(ErrFailed, "it is not a regular file", "ls -l "+path)
 	case exposed(path, info.Mode()):
-		return fail(ErrDenied, "other users can read the file", "chmod 600 "+path)
+		return fail(ErrDenied, "other users can read the file", howToClose(path, info, own))
 	}
 	b, err := io.ReadAll(io.LimitReader(f, maxValue+1))
 	switch {
@@ -95,6 +99,23 @@ func readPrivate(path string) (string, error) {
 		return fail(ErrInvalid, "the file is empty", "ls -l "+path)
 	}
 	return s, nil
+}
+
+// howToClose says what to do about a file that others can read. Only the user's own files below the home folder or own
+// may be closed: others may need to read all that lies elsewhere.
+func howToClose(path string, info fs.FileInfo, own string) string {
+	folders := []string{own}
+	if home, err := os.UserHomeDir(); err == nil {
+		folders = append(folders, home)
+	}
+	target, err := filepath.EvalSymlinks(path)
+	for _, folder := range folders {
+		folder, ferr := filepath.EvalSymlinks(folder)
+		if err == nil && ferr == nil && len(folder) > 1 && ownedByUs(info) && strings.HasPrefix(target, folder+string(filepath.Separator)) {
+			return "chmod 600 " + path
+		}
+	}
+	return "copy it to a file that only you can read, and name that one"
 }
 
 func kindOfFileError(err error) error {

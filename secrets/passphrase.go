@@ -108,7 +108,7 @@ func givenPassphrase() (string, error) {
 }
 
 func passphraseFromFile(path string) (string, error) {
-	s, err := readPrivate(path)
+	s, err := readPrivate(path, "")
 	if e, ok := errors.AsType[*Error](err); ok {
 		return "", &Error{Kind: ErrLocked, Why: "the passphrase file " + path + ": " + e.Kind.Error() + ": " + e.Why, Next: e.Next}
 	}
@@ -214,7 +214,7 @@ func (s *Store) derive(passphrase string) ([]byte, error) {
 
 // readKeyFile returns the key, or nil if there is no file.
 func readKeyFile(path string) ([]byte, error) {
-	s, err := readPrivate(path)
+	s, err := readPrivate(path, filepath.Dir(path))
 	if errors.Is(err, ErrNotFound) {
 		return nil, nil
 	}

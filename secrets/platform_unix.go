@@ -26,6 +26,12 @@ func inodeOf(info fs.FileInfo) uint64 {
 	return 0
 }
 
+// ownedByUs reports whether the file is the user's own.
+func ownedByUs(info fs.FileInfo) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && int(st.Uid) == os.Geteuid()
+}
+
 // runGroup runs cmd in a process group of its own, all of which ends with cmd's context.
 func runGroup(cmd *exec.Cmd) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -20,6 +20,9 @@ const terminalPath = "CONIN$"
 
 func inodeOf(fs.FileInfo) uint64 { return 0 }
 
+// ownedByUs is never asked: Windows has no mode that could expose a file.
+func ownedByUs(fs.FileInfo) bool { return false }
+
 // runGroup runs cmd in a job of its own, all of which ends with cmd's context.
 func runGroup(cmd *exec.Cmd) error {
 	job, err := windows.CreateJobObject(nil, nil)

@@ -130,7 +130,7 @@ func TestFileSource(t *testing.T) {
 		v, err := r.Resolve(t.Context(), Ref{Scheme: "file", Name: path, Field: test.field})
 		if test.kind != nil {
 			e := wantKind(t, err, test.kind, path)
-			if test.kind == ErrDenied && e.Hint() != "chmod 600 "+path {
+			if test.kind == ErrDenied && !strings.HasPrefix(e.Hint(), "copy it to a file that only you can read") {
 				t.Errorf("%s: hint %q", test.name, e.Hint())
 			}
 			continue
@@ -167,6 +167,34 @@ func TestFileSourceHome(t *testing.T) {
 	writeSecret(t, filepath.Join(home, "token"), "at home", 0o600)
 	if v, err := newResolver(t).Resolve(t.Context(), Ref{Scheme: "file", Name: "~/token"}); err != nil || v.Reveal() != "at home" {
 		t.Errorf("got %q, %v", v.Reveal(), err)
+	}
+}
+
+// Only a file that is the user's own to close is to be closed: of a system's file, others need to read it.
+func TestExposedFileHint(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("Windows has no modes to go by")
+	}
+	home, outside := t.TempDir(), filepath.Join(t.TempDir(), "token")
+	t.Setenv("HOME", home)
+	writeSecret(t, outside, "abc", 0o644)
+	inside, link := filepath.Join(home, "token"), filepath.Join(home, "link")
+	writeSecret(t, inside, "abc", 0o644)
+	if err := os.Symlink(outside, link); err != nil {
+		t.Fatal(err)
+	}
+	const copyIt = "copy it to a file that only you can read, and name that one"
+	for path, want := range map[string]string{inside: "chmod 600 " + inside, "/etc/passwd": copyIt, outside: copyIt, link: copyIt} {
+		_, err := newResolver(t).Resolve(t.Context(), Ref{Scheme: "file", Name: path})
+		if e := wantKind(t, err, ErrDenied, "other users can read"); e.Hint() != want {
+			t.Errorf("%s: hint %q, want %q", path, e.Hint(), want)
+		}
+	}
+	r := NewResolver(Config{Store: fileStore(t, filepath.Dir(outside))})
+	t.Cleanup(r.Close)
+	_, err := r.Resolve(t.Context(), Ref{Scheme: "file", Name: outside})
+	if e := wantKind(t, err, ErrDenied, ""); e.Hint() != "chmod 600 "+outside {
+		t.Errorf("in the state folder: hint %q", e.Hint())
 	}
 }
 
