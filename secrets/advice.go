@@ -5,6 +5,12 @@ import (
 	"strings"
 )
 
+// reasons is what to do about failures that say more than their kind.
+var reasons = map[string]string{
+	whyNoPass:    "install pass, or use files: CREDPROXY_BACKEND=file",
+	whyNoPassKey: "pass init KEY (a key that gpg --list-secret-keys shows; gpg --full-generate-key makes one)",
+}
+
 // advice is what to do about the failures of a backend, where the failure itself does not know better. STATE stands for
 // the state folder.
 var advice = []struct {
@@ -46,6 +52,9 @@ func (s *Store) explain(e *Error) *Error {
 		return &c
 	}
 	name := s.backend.name
+	if c.Next == "" {
+		c.Next = reasons[c.Why]
+	}
 	for _, a := range advice {
 		if c.Next == "" && a.backend == name && a.kind == c.Kind {
 			c.Next = strings.ReplaceAll(a.next, "STATE", s.state)

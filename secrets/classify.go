@@ -13,11 +13,18 @@ import (
 var (
 	errReadBack         = errors.New("reading back gave another value")
 	errNoPass           = errors.New("no pass")
+	errNoPassKey        = errors.New("no key of pass")
 	errNoKeychain       = errors.New("no keychain")
 	errNoSecretService  = errors.New("no secret service")
 	errNoCollection     = errors.New("no default collection")
 	errCollectionLocked = errors.New("default collection locked")
 	errPassphrase       = errors.New("wrong passphrase")
+)
+
+// Reasons that have advice of their own.
+const (
+	whyNoPass    = "the program pass is not on PATH"
+	whyNoPassKey = "the password store has no key yet (pass init)"
 )
 
 // ours are the failures that the helper finds itself.
@@ -27,7 +34,8 @@ var ours = []struct {
 	why  string
 }{
 	{errReadBack, ErrUnavailable, "reading back did not give the value that was stored"},
-	{errNoPass, ErrUnavailable, "the program pass is not on PATH"},
+	{errNoPass, ErrUnavailable, whyNoPass},
+	{errNoPassKey, ErrUnavailable, whyNoPassKey},
 	{errNoKeychain, ErrUnavailable, "this build of credproxy has no Keychain: it was built without cgo"},
 	{errNoSecretService, ErrUnavailable, "nobody provides org.freedesktop.secrets on the session bus"},
 	{errNoCollection, ErrUnavailable, "there is no default keyring; make one in your keyring program"},
@@ -54,7 +62,7 @@ var said = []struct {
 	kind error
 	why  string
 }{
-	{"You must run:", ErrUnavailable, "the password store has no key yet (pass init)"},
+	{"You must run:", ErrUnavailable, whyNoPassKey},
 	{"is not in the password store", ErrNotFound, ""},
 	{"No secret key", ErrLocked, "gpg has no key that opens it, or could not ask for its passphrase"},
 	{"Inappropriate ioctl", ErrLocked, "gpg could not ask for the passphrase"},

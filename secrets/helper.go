@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -124,6 +126,9 @@ func openRing(q request) (keyring.Keyring, error) {
 		if _, err := exec.LookPath("pass"); err != nil {
 			return nil, errNoPass
 		}
+		if !passHasKey() {
+			return nil, errNoPassKey
+		}
 	case "keychain":
 		if !slices.Contains(keyring.AvailableBackends(), keyring.KeychainBackend) {
 			return nil, errNoKeychain
@@ -132,6 +137,20 @@ func openRing(q request) (keyring.Keyring, error) {
 		return openFileRing(cfg, q)
 	}
 	return keyring.Open(cfg)
+}
+
+// passHasKey reports whether the password store was made, or has a part of its own for us.
+func passHasKey() bool {
+	folder := os.Getenv("PASSWORD_STORE_DIR")
+	if home, err := os.UserHomeDir(); folder == "" && err == nil {
+		folder = filepath.Join(home, ".password-store")
+	}
+	for _, part := range []string{"", serviceName} {
+		if _, err := os.Stat(filepath.Join(folder, part, ".gpg-id")); !errors.Is(err, fs.ErrNotExist) {
+			return true
+		}
+	}
+	return os.Getenv("PASSWORD_STORE_KEY") != ""
 }
 
 // itemKey is an item's name in the keyring. Most keyrings are shared with other programs.

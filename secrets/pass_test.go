@@ -37,8 +37,17 @@ func TestPassBackend(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.limit = 20 * time.Second // the machine may be busy
-	err = s.Set(t.Context(), "github", NewValue("abc"))
-	wantKind(t, err, ErrUnavailable, "backend pass: the password store has no key yet")
+	// A store without a key is no empty store, and asking it for something does not make its folder.
+	_, listed := s.List(t.Context())
+	_, got := s.read(t.Context(), "github")
+	for _, err := range []error{listed, got, s.Set(t.Context(), "github", NewValue("abc")), s.Remove(t.Context(), "github")} {
+		if e := wantKind(t, err, ErrUnavailable, "backend pass: the password store has no key yet"); !strings.HasPrefix(e.Hint(), "pass init KEY") {
+			t.Errorf("hint %q", e.Hint())
+		}
+	}
+	if _, err := os.Stat(filepath.Join(home, "store")); err == nil {
+		t.Error("the folder of the password store was made")
+	}
 
 	run(gpg, "--batch", "--passphrase", "", "--quick-generate-key", "test@example.com", "default", "default", "never")
 	run(pass, "init", "test@example.com")
@@ -61,5 +70,7 @@ func TestPassBackend(t *testing.T) {
 
 	t.Setenv("PATH", home)
 	_, err = s.read(t.Context(), "github")
-	wantKind(t, err, ErrUnavailable, "the program pass is not on PATH")
+	if e := wantKind(t, err, ErrUnavailable, "the program pass is not on PATH"); !strings.HasPrefix(e.Hint(), "install pass") {
+		t.Errorf("hint %q", e.Hint())
+	}
 }
