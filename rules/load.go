@@ -188,7 +188,7 @@ func (l *loader) credentials(prefix string, f *ruleField, r *rule) {
 		r.decision.TLS = built
 		l.add(prefix, errs)
 		if built != nil && built.Roots != nil && env.HTTP != nil {
-			env.HTTP = believing(env.HTTP, built.Roots)
+			env.HTTP = built.believing(env.HTTP)
 		}
 	}
 	if f.Inject.Kind != 0 {

@@ -25,6 +25,8 @@ type TLS struct {
 	Cert       []byte         // PEM chain; nil: none
 	Key        secrets.Ref
 	ServerName string // verified instead of the host; "": the host
+
+	ca []byte // PEM, or nil
 }
 
 type tlsField struct {
@@ -69,14 +71,15 @@ func (f *tlsField) build(read func(path string) ([]byte, error)) (*TLS, strict.E
 			t.Roots = x509.NewCertPool()
 		}
 		t.Roots.AppendCertsFromPEM(ca)
+		t.ca = ca
 	}
 	t.ID = identity(string(ca), string(t.Cert), fmt.Sprintf("%#v", t.Key), t.ServerName)
 	return t, nil
 }
 
-// believing returns c as it talks to servers whose certificates lead to roots: a rule's ca holds for its token
-// endpoint too.
-func believing(c *http.Client, roots *x509.CertPool) *http.Client {
+// believing returns c as it talks to servers whose certificates lead to a rule's ca, beside those that it believes
+// already: the ca holds for the rule's token endpoint too.
+func (t *TLS) believing(c *http.Client) *http.Client {
 	tr, ok := c.Transport.(*http.Transport)
 	if !ok {
 		return c
@@ -84,6 +87,11 @@ func believing(c *http.Client, roots *x509.CertPool) *http.Client {
 	tr = tr.Clone()
 	if tr.TLSClientConfig == nil {
 		tr.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	roots := t.Roots
+	if own := tr.TLSClientConfig.RootCAs; own != nil {
+		roots = own.Clone()
+		roots.AppendCertsFromPEM(t.ca)
 	}
 	tr.TLSClientConfig.RootCAs = roots
 	with := *c

@@ -1,6 +1,8 @@
 package rules
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -50,5 +52,45 @@ func TestTokenEndpointBehindThePrivateCA(t *testing.T) {
 		if got := req.Header.Get("Authorization"); got != want || (err == nil) != (want != "") {
 			t.Errorf("%s: got %q, %v; want %q", host, got, err, want)
 		}
+	}
+}
+
+// The ca adds to the roots that token endpoints are believed by already; it does not take their place.
+func TestTokenEndpointBesideThePrivateCA(t *testing.T) {
+	t.Parallel()
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, `{"access_token":"fresh","token_type":"Bearer","expires_in":3600}`)
+	}))
+	t.Cleanup(srv.Close)
+	dir := t.TempDir()
+	other, _ := certificate(t, "other.test")
+	put(t, filepath.Join(dir, "ca.pem"), other)
+	put(t, filepath.Join(dir, "secret"), "client secret")
+	resolver := secrets.NewResolver(secrets.Config{})
+	t.Cleanup(resolver.Close)
+	tokens := oauth.NewCache()
+	t.Cleanup(tokens.Close)
+	roots := x509.NewCertPool()
+	roots.AddCert(srv.Certificate())
+	before := roots.Clone()
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}}
+	text := fmt.Sprintf(`version: 1
+rules:
+  - name: a
+    match: {host: a.test}
+    inject: {type: oauth2_client_credentials, token_url: %q, client_id: c, client_secret: %q}
+    tls: {ca: ca.pem}
+`, srv.URL, "file:"+filepath.Join(dir, "secret"))
+	set, err := Parse(filepath.Join(dir, "rules.yaml"), []byte(text), inject.Env{Secrets: resolver, Tokens: tokens, HTTP: client})
+	if err != nil {
+		t.Fatal(err)
+	}
+	req := request(t, "GET", "https://a.test/")
+	if _, err := set.Decide("", req).Inject[0].Apply(req); err != nil || req.Header.Get("Authorization") != "Bearer fresh" {
+		t.Errorf("got %q, %v", req.Header.Get("Authorization"), err)
+	}
+	if !roots.Equal(before) {
+		t.Error("the ca was added to the roots of all rules")
 	}
 }
