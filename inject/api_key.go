@@ -29,30 +29,36 @@ type apiKey struct {
 
 func newAPIKey(s apiKeySettings, _ *yaml.Node, env Env) (method, strict.Errors) {
 	in := cmp.Or(s.In, "header")
-	p, ok := places[in]
-	if !ok {
-		return nil, nil // strict has reported it
-	}
-	name, prefix := s.Name.Value, s.Prefix.Value
-	var errs strict.Errors
-	if name != "" {
-		if bad := p.badName(name); bad != "" {
-			errs = append(errs, s.Name.Errorf("name: %s", bad))
-		}
-	}
-	if prefix != "" {
-		if bad := p.badValue(strings.TrimSuffix(prefix, " ")); bad != "" || in == "cookie" && strings.Contains(prefix, " ") {
-			errs = append(errs, s.Prefix.Errorf("prefix: has characters that a %s cannot carry", in))
-		}
-	}
-	if in == "header" && SameField(name, "Authorization") && isToken(prefix) && !strings.HasSuffix(prefix, "=") {
-		// YAML drops the space at the end of a value without quotes.
-		errs = append(errs, s.Prefix.Errorf(`prefix: a space is missing between it and the value; write it in quotes: "… "`))
-	}
-	if len(errs) > 0 {
+	p, errs := checkPlace(in, s.Name, s.Prefix)
+	if len(errs) > 0 || p.set == nil {
 		return nil, errs
 	}
+	name, prefix := s.Name.Value, s.Prefix.Value
 	return &apiKey{env, p, name, p.encode(prefix), s.Value, Target{in, name, prefix + shown(s.Value)}}, nil
+}
+
+// checkPlace returns the place called in, and what is wrong with a name and a prefix there. An unknown place is zero:
+// strict has reported it.
+func checkPlace(in string, name, prefix strict.At[string]) (p place, errs strict.Errors) {
+	p, ok := places[in]
+	if !ok {
+		return place{}, nil
+	}
+	if name.Value != "" {
+		if bad := p.badName(name.Value); bad != "" {
+			errs = append(errs, name.Errorf("name: %s", bad))
+		}
+	}
+	if prefix.Value != "" {
+		if bad := p.badValue(strings.TrimSuffix(prefix.Value, " ")); bad != "" || in == "cookie" && strings.Contains(prefix.Value, " ") {
+			errs = append(errs, prefix.Errorf("prefix: has characters that a %s cannot carry", in))
+		}
+	}
+	if in == "header" && SameField(name.Value, "Authorization") && isToken(prefix.Value) && !strings.HasSuffix(prefix.Value, "=") {
+		// YAML drops the space at the end of a value without quotes.
+		errs = append(errs, prefix.Errorf(`prefix: a space is missing between it and the value; write it in quotes: "… "`))
+	}
+	return p, errs
 }
 
 func (k *apiKey) Apply(req *http.Request) ([]secrets.Value, error) {

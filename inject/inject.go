@@ -26,6 +26,7 @@ var types = map[string]maker{
 	"api_key":                   typ(newAPIKey),
 	"basic":                     typ(newBasic),
 	"bearer":                    typ(newBearer),
+	"jwt":                       typ(newJWT),
 	"oauth1":                    typ(newOAuth1),
 	"oauth2_client_credentials": typ(newClientCredentials),
 	"oauth2_refresh_token":      typ(newRefreshToken),

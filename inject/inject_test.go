@@ -281,6 +281,7 @@ func TestMissingSecret(t *testing.T) {
 		"{type: basic, username: me, password: $S}",
 		"{type: basic, username: $S}",
 		"{type: oauth2_client_credentials, token_url: 'https://x.test/', client_id: a, client_secret: $S}",
+		"{type: jwt, algorithm: HS256, key: $S}",
 		"{type: oauth1, consumer_key: a, consumer_secret: $S}",
 		"{type: oauth1, consumer_key: a, signature_method: RSA-SHA1, private_key: $S}",
 	} {
@@ -396,6 +397,7 @@ func TestTargets(t *testing.T) {
 		{"{type: basic, username: me, password: keyring:a}", inject.Target{In: "header", Name: "Authorization", Shows: "Basic base64(me:<keyring:a>)"}, []string{"keyring:a"}},
 		{"{type: basic, username: keyring:a#u, password: keyring:a#p}", inject.Target{In: "header", Name: "Authorization", Shows: "Basic base64(<keyring:a#u>:<keyring:a#p>)"}, []string{"keyring:a#u", "keyring:a#p"}},
 		{"{type: basic, username: keyring:a}", inject.Target{In: "header", Name: "Authorization", Shows: "Basic base64(<keyring:a>:)"}, []string{"keyring:a"}},
+		{"{type: jwt, algorithm: ES256, key: keyring:a}", inject.Target{In: "header", Name: "Authorization", Shows: "Bearer <ES256 token signed with <keyring:a>>"}, []string{"keyring:a"}},
 		{"{type: oauth1, consumer_key: me, consumer_secret: keyring:a, token: keyring:b, token_secret: keyring:c}",
 			inject.Target{In: "header", Name: "Authorization", Shows: "OAuth <HMAC-SHA1 signature for me, with <keyring:a> and <keyring:c>>"}, []string{"keyring:a", "keyring:b", "keyring:c"}},
 		{"{type: oauth2_client_credentials, token_url: 'https://x.test/t', client_id: c, client_secret: keyring:a}",

@@ -3,9 +3,14 @@ package inject
 import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/pem"
+	"fmt"
+	"strings"
 	"sync/atomic"
 
 	"github.com/credproxy/credproxy/secrets"
@@ -13,6 +18,14 @@ import (
 
 // minRSA is the least size of an RSA key in bits (RFC 7518 section 3.3).
 const minRSA = 2048
+
+// What to store, for hints.
+const (
+	wantsRSA = "an RSA private key of at least 2048 bits, as PEM without a passphrase"
+	wantsEC  = "an EC private key on the curve %s, as PEM without a passphrase"
+	wantsEd  = "an Ed25519 private key, as PEM without a passphrase"
+	wantsMAC = "a shared secret of at least %d random bytes"
+)
 
 // A parsed is what was last made of a secret, so that it is not made anew for every request. The zero parsed is empty.
 type parsed[T any] struct {
@@ -76,16 +89,68 @@ func privateKey(text string) (key any, bad string) {
 
 // rsaKey is the RSA key in text.
 func rsaKey(text string) (*rsa.PrivateKey, string) {
-	any, bad := privateKey(text)
+	found, bad := privateKey(text)
 	if bad != "" {
 		return nil, bad
 	}
-	key, ok := any.(*rsa.PrivateKey)
+	key, ok := found.(*rsa.PrivateKey)
 	switch {
 	case !ok:
-		return nil, "it is " + kindOfKey(any) + ", and an RSA key is wanted"
+		return nil, "it is " + kindOfKey(found) + ", and an RSA key is wanted"
 	case key.N.BitLen() < minRSA:
 		return nil, "the RSA key has less than 2048 bits"
+	}
+	return key, ""
+}
+
+// ecKey is the EC key in text, which must be on curve.
+func ecKey(text string, curve elliptic.Curve) (*ecdsa.PrivateKey, string) {
+	found, bad := privateKey(text)
+	if bad != "" {
+		return nil, bad
+	}
+	if key, ok := found.(*ecdsa.PrivateKey); ok && key.Curve == curve {
+		return key, ""
+	}
+	return nil, "it is " + kindOfKey(found) + ", and an EC key on " + curve.Params().Name + " is wanted"
+}
+
+// ed25519Key is the Ed25519 key in text.
+func ed25519Key(text string) (ed25519.PrivateKey, string) {
+	found, bad := privateKey(text)
+	if bad != "" {
+		return nil, bad
+	}
+	if key, ok := found.(ed25519.PrivateKey); ok {
+		return key, ""
+	}
+	return nil, "it is " + kindOfKey(found) + ", and an Ed25519 key is wanted"
+}
+
+// macKey is the shared secret in text, which must have at least so many bytes (RFC 7518 section 3.2).
+func macKey(text, encoding string, least int) ([]byte, string) {
+	if strings.HasPrefix(text, "-----BEGIN ") {
+		return nil, "it is PEM, and a shared secret is wanted" // a public key is no secret
+	}
+	var key []byte
+	var err error
+	switch encoding {
+	case "base64":
+		plain := strings.NewReplacer("-", "+", "_", "/").Replace(strings.TrimRight(text, "="))
+		key, err = base64.RawStdEncoding.DecodeString(plain)
+	case "hex":
+		key, err = hex.DecodeString(text)
+	default:
+		if bad := badText(text); bad != "" {
+			return nil, bad
+		}
+		key = []byte(text)
+	}
+	switch {
+	case err != nil:
+		return nil, "it is not " + encoding
+	case len(key) < least:
+		return nil, fmt.Sprintf("it has less than %d bytes", least)
 	}
 	return key, ""
 }

@@ -50,6 +50,24 @@ func TestNewMistakes(t *testing.T) {
 		{"same parameter twice", "- {type: api_key, in: query, name: k, value: keyring:a}\n- {type: api_key, in: query, name: k, value: keyring:a}", []string{"2:3: writes the same query as the entry on line 1"}},
 		{"colon in the user name", "{type: basic, username: 'a:b', password: keyring:a}", []string{"1:25: username: it contains a colon, which ends a user name (RFC 7617 section 2)"}},
 		{"user name without a password", "{type: basic, username: me}", []string{`1:1: missing field "password" (only where the username is a reference may it be left out)`}},
+		{"jwt without an algorithm", "{type: jwt, key: keyring:a}", []string{`1:1: missing field "algorithm"`}},
+		{"jwt with none", "{type: jwt, algorithm: none, key: keyring:a}", []string{
+			`1:24: algorithm must be "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512" or "EdDSA"`}},
+		{"jwt in the query without a name", "{type: jwt, algorithm: HS256, key: keyring:a, in: query}", []string{`1:1: missing field "name"`}},
+		{"jwt in a header of the proxy's", "{type: jwt, algorithm: HS256, key: keyring:a, name: Host}", []string{"1:53: name: is a header that the proxy itself writes"}},
+		{"key_encoding for PEM", "{type: jwt, algorithm: RS256, key: keyring:a, key_encoding: hex}", []string{
+			"1:61: key_encoding: is for HS256, HS384 and HS512; other keys are PEM"}},
+		{"lifetime", "{type: jwt, algorithm: HS256, key: keyring:a, lifetime: 25h}", []string{"1:57: lifetime: want whole seconds, from 1s to 24h"}},
+		{"clock_skew", "{type: jwt, algorithm: HS256, key: keyring:a, lifetime: 20s, clock_skew: 11s}", []string{
+			"1:74: clock_skew: want whole seconds, and no more than half of the lifetime"}},
+		{"generate", "{type: jwt, algorithm: HS256, key: keyring:a, generate: [iat, sub]}", []string{
+			"1:57: generate: want some of iat, exp, nbf and jti, each once"}},
+		{"claims that are no JSON", "{type: jwt, algorithm: HS256, key: keyring:a, claims: {a: .nan}}", []string{`1:59: claims: "a": want a number within its range`}},
+		{"claims that are made", "{type: jwt, algorithm: HS256, key: keyring:a, claims: {exp: 1}}", []string{
+			"1:55: claims: exp is made for each token; take it out of claims or out of generate"}},
+		{"claims of the wrong kind", "{type: jwt, algorithm: HS256, key: keyring:a, generate: [], claims: {aud: [1], iat: now, iss: 12}}", []string{
+			"1:69: claims: aud must be text or a list of texts; write numbers in quotes", "1:69: claims: iat must be a number: seconds since 1970",
+			"1:69: claims: iss must be text; write it in quotes"}},
 		{"oauth1 without a secret", "{type: oauth1, consumer_key: a}", []string{`1:1: missing field "consumer_secret"`}},
 		{"signature_method", "{type: oauth1, consumer_key: a, consumer_secret: keyring:a, signature_method: HMAC-SHA2}", []string{
 			`1:79: signature_method must be "HMAC-SHA1", "HMAC-SHA256", "RSA-SHA1" or "PLAINTEXT" (did you mean "HMAC-SHA1"?)`}},
@@ -116,6 +134,8 @@ func TestLiteralSecretsAreNotRepeated(t *testing.T) {
 		"{type: api_key, name: X, value: keyring:a, prefix: [$]}",
 		"{type: basic, username: a, password: $}",
 		"{type: basic, username: 'env:$ x', password: keyring:a}",
+		"{type: jwt, algorithm: $, key: $, key_encoding: $, key_id: [$], claims: $, generate: [$], lifetime: $, clock_skew: $, in: $, name: '$ x'}",
+		"{type: jwt, algorithm: HS256, key: keyring:a, claims: {iss: [$], $: .nan}}",
 		"{type: oauth1, consumer_key: [$], consumer_secret: $, token: 'env:$ x', token_secret: $, private_key: $, signature_method: $, realm: [$], placement: $, body_hash: $}",
 		"{type: oauth2_refresh_token, token_url: 'https://x.test/?a#$', client_id: [$], refresh_token: $, client_secret: $, scopes: $, extra: $}",
 		"[$]",

@@ -157,14 +157,15 @@ func (o *oauth1) refs() []secrets.Ref {
 func (o *oauth1) resolve(ctx context.Context) (keys oauth1Keys, params []param, used []secrets.Value, err error) {
 	text := map[secrets.Ref]string{}
 	for _, ref := range o.refs() {
-		bad := badText
+		bad, what := badText, ""
 		if ref == o.privateKey {
+			what = wantsRSA
 			bad = func(s string) (why string) {
 				keys.private, why = o.key.of(secrets.NewValue(s), rsaKey)
 				return why
 			}
 		}
-		v, err := o.env.use(ctx, ref, bad)
+		v, err := o.env.useAs(ctx, ref, what, bad)
 		if err != nil {
 			return keys, nil, nil, err
 		}

@@ -11,12 +11,17 @@ import (
 
 // use resolves ref and refuses a value that bad finds fault with.
 func (e Env) use(ctx context.Context, ref secrets.Ref, bad func(string) string) (secrets.Value, error) {
+	return e.useAs(ctx, ref, "", bad)
+}
+
+// useAs is use for a value of a certain kind, which the hint describes by what.
+func (e Env) useAs(ctx context.Context, ref secrets.Ref, what string, bad func(string) string) (secrets.Value, error) {
 	v, err := e.Secrets.Resolve(ctx, ref)
 	if err != nil {
 		return secrets.Value{}, err
 	}
 	if why := bad(v.Reveal()); why != "" {
-		return secrets.Value{}, &secrets.Error{Op: "use", Ref: ref.String(), Kind: secrets.ErrInvalid, Why: why, Next: replaceHint(ref, "")}
+		return secrets.Value{}, &secrets.Error{Op: "use", Ref: ref.String(), Kind: secrets.ErrInvalid, Why: why, Next: replaceHint(ref, what)}
 	}
 	return v, nil
 }
