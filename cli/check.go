@@ -71,7 +71,7 @@ func check(ctx context.Context, stdout, stderr io.Writer, o *options, asJSON boo
 	set, err := rules.Load(path, env)
 	if err == nil {
 		r.Rules = len(set.Rules())
-		r.Secrets, err = checkSecrets(ctx, s.Secrets, set)
+		r.Secrets, err = checkSecrets(ctx, o, s.Secrets, set)
 	} else if file, ok := errors.AsType[*rules.FileError](err); ok {
 		r.Mistakes, err = file.Mistakes, exitStatus(exitCode(err))
 		if !asJSON {
@@ -103,7 +103,7 @@ func (b *brokenRules) Hint() string {
 
 // checkSecrets reads every secret that the rules need, one after the other: a keyring may have to ask for each. A person who does not want to be
 // asked ends it all.
-func checkSecrets(ctx context.Context, resolver *secrets.Resolver, set *rules.Set) ([]secretReport, error) {
+func checkSecrets(ctx context.Context, o *options, resolver *secrets.Resolver, set *rules.Set) ([]secretReport, error) {
 	reports := []secretReport{}
 	for _, ref := range set.Refs() {
 		report := secretReport{Ref: ref.String(), Rules: usersOf(ref, set), OK: true}
@@ -112,14 +112,18 @@ func checkSecrets(ctx context.Context, resolver *secrets.Resolver, set *rules.Se
 			return nil, err
 		}
 		if err != nil {
-			report.OK, report.Error, report.err = false, err.Error(), err
-			if known, ok := errors.AsType[slugged](err); ok {
-				report.Slug, report.Hint = known.Slug(), known.Hint()
-			}
+			report.fail(o.again(err))
 		}
 		reports = append(reports, report)
 	}
 	return reports, nil
+}
+
+func (s *secretReport) fail(err error) {
+	s.OK, s.Error, s.err = false, err.Error(), err
+	if known, ok := errors.AsType[slugged](err); ok {
+		s.Slug, s.Hint = known.Slug(), known.Hint()
+	}
 }
 
 // usersOf names the rules that need ref.

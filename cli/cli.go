@@ -25,15 +25,15 @@ func Main(args []string) int {
 	// What net/http has to say goes to log's standard logger: bytes that an upstream sent unasked, and with GODEBUG all
 	// headers. Both can hold secrets. Our own log is a slog.Logger.
 	log.SetOutput(io.Discard)
-	root := newRootCommand()
+	o := new(options)
+	root := newRootCommand(o)
 	root.SetArgs(args)
 	err := root.ExecuteContext(context.Background())
-	report(os.Stderr, err)
+	report(os.Stderr, o.again(err))
 	return exitCode(err)
 }
 
-func newRootCommand() *cobra.Command {
-	o := new(options)
+func newRootCommand(o *options) *cobra.Command {
 	root := newGroup(&cobra.Command{
 		Use:   "credproxy",
 		Short: "A local proxy that holds the keys, so that apps need none",

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -74,6 +75,36 @@ type slugged interface {
 	Slug() string
 	Hint() string
 }
+
+// again is err with a hint that leads to the same keyring as the command line did.
+func (o *options) again(err error) error {
+	known, ok := errors.AsType[slugged](err)
+	if !ok || len(o.keyring) == 0 {
+		return err
+	}
+	hint := known.Hint()
+	if hint == "" || strings.Contains(hint, "CREDPROXY_BACKEND=") { // that leads to another one on purpose
+		return err
+	}
+	return &hinted{err: err, known: known, hint: withFlags.ReplaceAllStringFunc(hint, func(command string) string {
+		return command + " " + strings.Join(o.keyring, " ")
+	})}
+}
+
+// withFlags finds the commands of hints that take the flags of a keyring.
+var withFlags = regexp.MustCompile(`\bcredproxy (secret (set|list|rm)|check|serve|env)\b`)
+
+// hinted is an error with another hint.
+type hinted struct {
+	err   error
+	known slugged
+	hint  string
+}
+
+func (h *hinted) Error() string { return h.err.Error() }
+func (h *hinted) Unwrap() error { return h.err }
+func (h *hinted) Slug() string  { return h.known.Slug() }
+func (h *hinted) Hint() string  { return h.hint }
 
 // exitCode is the exit status that err ends the program with.
 func exitCode(err error) int {

@@ -16,6 +16,9 @@ import (
 // options is what the command line and the environment say.
 type options struct {
 	rules, state, backend, logLevel, listen string
+
+	// keyring is the flags of the command line, not of the environment, that say which keyring.
+	keyring []string
 }
 
 // defaultListen is where serve listens and env looks unless told otherwise.
@@ -50,6 +53,11 @@ func addSettings(flags *pflag.FlagSet, o *options, names ...string) {
 
 // fromEnvironment fills in what the command line leaves open.
 func (o *options) fromEnvironment(cmd *cobra.Command) error {
+	for _, name := range []string{"backend", "state"} {
+		if flag := cmd.Flag(name); flag != nil && flag.Changed {
+			o.keyring = append(o.keyring, "--"+name+" "+quote(flag.Value.String()))
+		}
+	}
 	for _, s := range settings {
 		if field := s.field(o); *field == "" {
 			*field = os.Getenv(s.env)
