@@ -94,9 +94,7 @@ func (t *transports) tlsConfig(settings *rules.TLS) *tls.Config {
 		return c
 	}
 	c.ServerName = settings.ServerName
-	if settings.Roots != nil {
-		c.RootCAs = settings.Roots
-	}
+	c.RootCAs = settings.Roots(t.roots)
 	if settings.Cert != nil {
 		c.GetClientCertificate = func(ask *tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			return t.clientCertificate(ask.Context(), settings)

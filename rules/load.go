@@ -187,7 +187,7 @@ func (l *loader) credentials(prefix string, f *ruleField, r *rule) {
 		built, errs := t.build(l.read)
 		r.decision.TLS = built
 		l.add(prefix, errs)
-		if built != nil && built.Roots != nil && env.HTTP != nil {
+		if built != nil && built.CA != nil && env.HTTP != nil {
 			env.HTTP = built.believing(env.HTTP)
 		}
 	}

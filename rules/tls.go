@@ -20,13 +20,12 @@ import (
 
 // TLS is a rule's tls field: how to verify the upstream, and who to be.
 type TLS struct {
-	ID         string         // equal for equal settings
-	Roots      *x509.CertPool // the system's and the rule's ca; nil: the system's
-	Cert       []byte         // PEM chain; nil: none
+	ID         string // equal for equal settings
+	CA         []byte // PEM, believed in addition; nil: nothing is
+	Cert       []byte // PEM chain; nil: none
 	Key        secrets.Ref
 	ServerName string // verified instead of the host; "": the host
 
-	ca []byte // PEM, or nil
 }
 
 type tlsField struct {
@@ -66,19 +65,27 @@ func (f *tlsField) build(read func(path string) ([]byte, error)) (*TLS, strict.E
 	if len(errs) > 0 {
 		return nil, errs
 	}
-	if ca != nil {
-		if t.Roots, err = x509.SystemCertPool(); err != nil {
-			t.Roots = x509.NewCertPool()
-		}
-		t.Roots.AppendCertsFromPEM(ca)
-		t.ca = ca
-	}
+	t.CA = ca
 	t.ID = identity(string(ca), string(t.Cert), fmt.Sprintf("%#v", t.Key), t.ServerName)
 	return t, nil
 }
 
-// believing returns c as it talks to servers whose certificates lead to a rule's ca, beside those that it believes
-// already: the ca holds for the rule's token endpoint too.
+// Roots is what a client that believes base believes with t; nil stands for the system's roots.
+func (t *TLS) Roots(base *x509.CertPool) *x509.CertPool {
+	if t == nil || t.CA == nil {
+		return base
+	}
+	roots := x509.NewCertPool()
+	if base != nil {
+		roots = base.Clone()
+	} else if system, err := x509.SystemCertPool(); err == nil {
+		roots = system
+	}
+	roots.AppendCertsFromPEM(t.CA)
+	return roots
+}
+
+// believing returns c as it believes t's ca too: it holds for the rule's token endpoint as well.
 func (t *TLS) believing(c *http.Client) *http.Client {
 	tr, ok := c.Transport.(*http.Transport)
 	if !ok {
@@ -88,12 +95,7 @@ func (t *TLS) believing(c *http.Client) *http.Client {
 	if tr.TLSClientConfig == nil {
 		tr.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
-	roots := t.Roots
-	if own := tr.TLSClientConfig.RootCAs; own != nil {
-		roots = own.Clone()
-		roots.AppendCertsFromPEM(t.ca)
-	}
-	tr.TLSClientConfig.RootCAs = roots
+	tr.TLSClientConfig.RootCAs = t.Roots(tr.TLSClientConfig.RootCAs)
 	with := *c
 	with.Transport = tr
 	return &with

@@ -78,7 +78,7 @@ rules:
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := cert.Verify(x509.VerifyOptions{Roots: a.Roots, DNSName: "root.test"}); err != nil {
+	if _, err := cert.Verify(x509.VerifyOptions{Roots: a.Roots(nil), DNSName: "root.test"}); err != nil {
 		t.Errorf("the roots do not hold the rule's ca: %v", err)
 	}
 	if string(a.Cert) != me+root || a.Key != (secrets.Ref{Scheme: "env", Name: "KEY"}) || a.ServerName != "real.test" {
@@ -90,7 +90,7 @@ rules:
 	if a.ID == c.ID || a.ID == d.ID {
 		t.Error("different settings, equal IDs")
 	}
-	if d.Roots != nil || d.Cert != nil {
+	if d.CA != nil || d.Cert != nil {
 		t.Errorf("without ca and cert: got %+v", d)
 	}
 	if refs := s.Refs(); len(refs) != 2 {
