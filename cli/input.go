@@ -1,14 +1,13 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 
 	"github.com/credproxy/credproxy/secrets"
 	"golang.org/x/term"
@@ -86,36 +85,17 @@ func readValue(r io.Reader, next string) (secrets.Value, error) {
 
 // prompt asks the person at the terminal, without showing what is typed.
 func prompt(stderr io.Writer, name string) (secrets.Value, error) {
-	fd := int(os.Stdin.Fd())
-	before, err := term.GetState(fd)
-	if err != nil {
-		return secrets.Value{}, &failure{slug: slugInput, text: "asking for the secret", next: "pipe it: credproxy secret set " + name + " < file", err: err}
-	}
-	// An interrupt would end the program and leave the terminal mute.
-	interrupted := make(chan os.Signal, 1)
-	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
-	defer signal.Stop(interrupted)
-
 	fmt.Fprintf(stderr, "Value of %s (not shown): ", name)
-	type answer struct {
-		text []byte
-		err  error
-	}
-	typed := make(chan answer, 1)
-	go func() {
-		text, err := term.ReadPassword(fd)
-		typed <- answer{text, err}
-	}()
-	select {
-	case <-interrupted:
-		_ = term.Restore(fd, before)
-		fmt.Fprintln(stderr)
+	line, err := secrets.ReadHidden(os.Stdin)
+	fmt.Fprintln(stderr)
+	next := "pipe it: credproxy secret set " + name + " < file"
+	switch {
+	case errors.Is(err, context.Canceled):
 		return secrets.Value{}, statusInterrupted
-	case a := <-typed:
-		fmt.Fprintln(stderr)
-		if a.err != nil {
-			return secrets.Value{}, &failure{slug: slugInput, text: "reading the secret", err: a.err}
-		}
-		return secrets.NewValue(string(a.text)), nil
+	case errors.Is(err, io.EOF):
+		return secrets.Value{}, &failure{slug: slugInput, text: "no value was given; nothing is changed", next: next}
+	case err != nil:
+		return secrets.Value{}, &failure{slug: slugInput, text: "asking for the secret", next: next, err: err}
 	}
+	return secrets.NewValue(string(line)), nil
 }

@@ -124,6 +124,36 @@ func TestSecretPromptInterrupted(t *testing.T) {
 	awaitEcho(t, slave, true)
 }
 
+// ^D at the prompt ends it, as it ends all input of a terminal. Nothing is stored, also not half a value.
+func TestSecretPromptEnded(t *testing.T) {
+	t.Parallel()
+	for _, typed := range []string{"\x04", "half\x04\x04"} {
+		w := newWorld(t)
+		master, slave := newTerminal(t)
+		cmd := w.command(t, "secret", "set", "new")
+		attach(cmd, slave)
+		var stderr strings.Builder
+		cmd.Stderr = &stderr
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		ended := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
+		awaitEcho(t, slave, false)
+		if _, err := master.WriteString(typed); err != nil {
+			t.Fatal(err)
+		}
+		if _ = cmd.Wait(); cmd.ProcessState.ExitCode() != 1 || !strings.Contains(stderr.String(), "credproxy: hint: ") {
+			t.Errorf("%q: exit status %d, %q", typed, cmd.ProcessState.ExitCode(), stderr.String())
+		}
+		ended.Stop()
+		awaitEcho(t, slave, true)
+		list := w.command(t, "secret", "list")
+		if out, err := list.Output(); err != nil || strings.Contains(string(out), "new") {
+			t.Errorf("%q: stored %q, %v", typed, out, err)
+		}
+	}
+}
+
 // ^C at the prompt for a passphrase does so too, and ends what needs it: the other secrets are not asked for.
 func TestPassphrasePromptInterrupted(t *testing.T) {
 	t.Parallel()

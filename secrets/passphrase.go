@@ -10,13 +10,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strconv"
-	"syscall"
 
 	"golang.org/x/crypto/argon2"
-	"golang.org/x/term"
 )
 
 const keySize = 32
@@ -152,7 +149,7 @@ func (s *Store) askPassphrase() (string, error) {
 	}
 	defer func() { _ = tty.Close() }()
 	fmt.Fprintf(os.Stderr, "credproxy: passphrase of the keyring %s: ", fileFolder(s.state))
-	b, err := readHidden(int(tty.Fd()))
+	b, err := ReadHidden(tty)
 	fmt.Fprintln(os.Stderr)
 	if errors.Is(err, context.Canceled) {
 		return "", err
@@ -161,34 +158,6 @@ func (s *Store) askPassphrase() (string, error) {
 		return "", locked
 	}
 	return string(b), nil
-}
-
-// readHidden reads a line that the terminal does not show. An interrupt, which would leave the terminal mute, is
-// context.Canceled.
-func readHidden(fd int) ([]byte, error) {
-	before, err := term.GetState(fd)
-	if err != nil {
-		return nil, err
-	}
-	interrupted := make(chan os.Signal, 1)
-	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
-	defer signal.Stop(interrupted)
-	type answer struct {
-		line []byte
-		err  error
-	}
-	typed := make(chan answer, 1)
-	go func() {
-		line, err := term.ReadPassword(fd)
-		typed <- answer{line, err}
-	}()
-	select {
-	case <-interrupted:
-		// The program ends now; only that ends the read too.
-		return nil, errors.Join(context.Canceled, term.Restore(fd, before))
-	case a := <-typed:
-		return a.line, a.err
-	}
 }
 
 // derive stretches the passphrase. The salt file is made by the first that needs it.
