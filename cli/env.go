@@ -20,7 +20,8 @@ func newEnvCommand(o *options) *cobra.Command {
 		Use:   "env",
 		Short: "Print the variables that lead programs to the running proxy",
 		Long: `env prints the environment variables that make programs use the proxy which credproxy serve runs, in the syntax of
-your shell. If no proxy runs it prints nothing and exits with status 5.`,
+your shell. It finds the last one that was started with the same state folder, wherever it listens; --listen asks for
+one on a certain address. If no proxy runs it prints nothing and exits with status 5.`,
 		Example: `  eval "$(credproxy env)"
   credproxy env --shell fish | source
   credproxy env --shell dotenv > proxy.env
@@ -37,6 +38,7 @@ your shell. If no proxy runs it prints nothing and exits with status 5.`,
 		},
 	}
 	addSettings(cmd.Flags(), o, "listen")
+	cmd.Flags().Lookup("listen").Usage = "`address` of the running proxy (default that of the last one, else " + defaultListen + ")"
 	cmd.Flags().StringVar(&syntax, "shell", "", "`syntax`: bash (also zsh, sh), fish, pwsh, cmd, dotenv or json (default from $SHELL)")
 	cmd.Flags().BoolVar(&unset, "unset", false, "print what takes the variables away again")
 	completeWith(cmd, "shell", shellNames())

@@ -57,7 +57,11 @@ func findProxy(ctx context.Context, state, address string) (running, error) {
 		known = running{Listen: address}
 	}
 	if !isProxy(ctx, known.Listen) {
-		return running{}, &failure{slug: slugNoProxy, text: "no proxy is running on " + known.Listen, next: "credproxy serve"}
+		next := "credproxy serve"
+		if known.Listen != defaultListen {
+			next += " --listen " + quote(known.Listen)
+		}
+		return running{}, &failure{slug: slugNoProxy, text: "no proxy is running on " + known.Listen, next: next}
 	}
 	return known, nil
 }

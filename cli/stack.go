@@ -245,11 +245,12 @@ func listen(address, state string) (net.Listener, error) {
 	}
 	l, err := net.Listen("tcp", net.JoinHostPort(host, port))
 	if err != nil && portInUse(err) {
-		who := "another program"
-		if r, err := announced(state); err == nil && r.Listen == address && alive(r.PID) {
+		who, next := "another program", "choose another port, or any: --listen 127.0.0.1:0"
+		if r, err := announced(state); err == nil && r.Listen == net.JoinHostPort(host, port) && alive(r.PID) {
 			who = fmt.Sprintf("credproxy, process %d", r.PID)
+			next = "it runs already; in the shell that is to use it: eval \"$(credproxy env)\"\nor " + next
 		}
-		return nil, &failure{slug: slugPortInUse, text: address + " is in use by " + who, next: "choose another port, or any: --listen 127.0.0.1:0"}
+		return nil, &failure{slug: slugPortInUse, text: address + " is in use by " + who, next: next}
 	}
 	if err != nil {
 		return nil, &failure{slug: slugState, text: "listening on " + address, next: "--listen 127.0.0.1:0", err: err}
