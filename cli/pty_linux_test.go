@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -40,6 +41,41 @@ func newTerminal(t *testing.T) (master, slave *os.File) {
 func attach(cmd *exec.Cmd, slave *os.File) {
 	cmd.Stdin = slave
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0}
+}
+
+// A terminal that closes says so with the signal that also means: read everything anew.
+func TestServeEndsWithItsTerminal(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	master, slave := newTerminal(t)
+	cmd := w.command(t, "serve", "--listen", "127.0.0.1:0")
+	attach(cmd, slave)
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
+	defer ended.Stop()
+	said := lines(stderr)
+	if line := <-said; !strings.HasPrefix(line, "credproxy: listening on ") {
+		t.Fatalf("got %q", line)
+	}
+	if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	await(t, said, "credproxy: rules.yaml reloaded: 1 rule")
+	if err := errors.Join(slave.Close(), master.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("after its terminal has closed, serve ended with %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(w.home, ".local", "state", "credproxy", "proxy.json")); err == nil {
+		t.Error("proxy.json is still there")
+	}
 }
 
 // The terminal itself sends ^C to the command: run must not send it again.

@@ -8,11 +8,13 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
 	"github.com/credproxy/credproxy/rules"
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 )
 
 func newServeCommand(o *options) *cobra.Command {
@@ -25,7 +27,8 @@ func newServeCommand(o *options) *cobra.Command {
 
 It reloads the rules file when that changes; a broken one is reported and changes nothing. What fails is logged under
 the name that the client gets for it; what the rules refuse only with --log-level info. SIGHUP also forgets all
-cached secrets. SIGINT and SIGTERM let requests in flight finish; a second one stops at once.`,
+cached secrets. SIGINT and SIGTERM let requests in flight finish; a second one stops at once. If it was started on a
+terminal, the end of the terminal stops it too; under nohup it goes on.`,
 		Example: `  credproxy serve
   credproxy serve --listen 127.0.0.1:0 --rules ./rules.yaml
   eval "$(credproxy env)"      in the shell that is to use it`,
@@ -73,6 +76,7 @@ func serve(ctx context.Context, stderr io.Writer, o *options) error {
 	}
 	defer withdraw()
 
+	terminals := ownTerminals()
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, append([]os.Signal{os.Interrupt, syscall.SIGTERM}, reloadSignals...)...)
 	defer signal.Stop(signals)
@@ -81,15 +85,29 @@ func serve(ctx context.Context, stderr io.Writer, o *options) error {
 	served := make(chan error, 1)
 	go func() { served <- s.Proxy.Serve(ctx, l) }()
 	fmt.Fprintf(stderr, "credproxy: listening on %s\n", l.Addr())
-	return untilStopped(stderr, s, stop, signals, served)
+	return untilStopped(stderr, s, stop, terminals, signals, served)
+}
+
+// ownTerminals lists which of stdin and stderr are a terminal whose end is ours too.
+func ownTerminals() []int {
+	if signal.Ignored(syscall.SIGHUP) { // nohup
+		return nil
+	}
+	isNone := func(fd int) bool { return !term.IsTerminal(fd) }
+	return slices.DeleteFunc([]int{int(os.Stdin.Fd()), int(os.Stderr.Fd())}, isNone)
+}
+
+// hungUp reports whether one of the terminals has gone.
+func hungUp(terminals []int) bool {
+	return slices.ContainsFunc(terminals, func(fd int) bool { return !term.IsTerminal(fd) })
 }
 
 // patience is how long a shutdown may take before it is worth a word.
 const patience = time.Second
 
 // untilStopped acts on signals until the proxy has ended. The first one that asks for an end lets requests finish;
-// the second leaves them, and the stack, to the end of the process.
-func untilStopped(stderr io.Writer, s *stack, stop func(), signals <-chan os.Signal, served <-chan error) error {
+// the second leaves them, and the stack, to the end of the process. The end of a terminal asks for one, too.
+func untilStopped(stderr io.Writer, s *stack, stop func(), terminals []int, signals <-chan os.Signal, served <-chan error) error {
 	var slow <-chan time.Time
 	stopping := false
 	for {
@@ -99,10 +117,12 @@ func untilStopped(stderr io.Writer, s *stack, stop func(), signals <-chan os.Sig
 		case <-slow:
 			fmt.Fprintln(stderr, "credproxy: waiting for requests in flight; once more to stop at once")
 		case sig := <-signals:
+			asked := sig == os.Interrupt || sig == syscall.SIGTERM
 			switch {
-			case sig != os.Interrupt && sig != syscall.SIGTERM:
+			case !asked && !hungUp(terminals):
 				s.Secrets.Forget()
 				s.Rules.Reload()
+			case stopping && !asked: // the shell and the terminal both say so
 			case stopping:
 				return exitStatus(1)
 			default:
