@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"net/url"
+	"strings"
 
 	"github.com/credproxy/credproxy/rules"
 	"github.com/credproxy/credproxy/secrets"
@@ -17,9 +20,11 @@ func newCheckCommand(o *options) *cobra.Command {
 		Use:   "check",
 		Short: "Check the rules file, and that every secret it names can be read",
 		Long: `check loads the rules file and reports every mistake with its position, then reads every secret that the rules name
-and reports those that are missing or locked. It runs the commands of exec references. It prints no value.
+and reports those that are missing or locked, or that cannot be sent as the rule says. It asks no server, and so no
+token endpoint. It runs the commands of exec references, and env references are read from its own environment: not
+from that of a proxy that runs. It prints no value.
 
-Exit status: 0 fine, 3 the rules have mistakes or do not exist, 4 a secret cannot be read.`,
+Exit status: 0 fine, 3 the rules have mistakes or do not exist, 4 a secret cannot be read or sent.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return check(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), o, asJSON)
@@ -46,7 +51,8 @@ type secretReport struct {
 	Error string   `json:"error,omitempty"`
 	Hint  string   `json:"hint,omitempty"`
 
-	err error
+	err  error
+	rule string // that cannot send it, if it can be read
 }
 
 func check(ctx context.Context, stdout, stderr io.Writer, o *options, asJSON bool) error {
@@ -72,6 +78,9 @@ func check(ctx context.Context, stdout, stderr io.Writer, o *options, asJSON boo
 	if err == nil {
 		r.Rules = len(set.Rules())
 		r.Secrets, err = checkSecrets(ctx, o, s.Secrets, set)
+		if err == nil {
+			err = trySending(ctx, o, r.Secrets, set)
+		}
 	} else if file, ok := errors.AsType[*rules.FileError](err); ok {
 		r.Mistakes, err = file.Mistakes, exitStatus(exitCode(err))
 		if !asJSON {
@@ -119,6 +128,36 @@ func checkSecrets(ctx context.Context, o *options, resolver *secrets.Resolver, s
 	return reports, nil
 }
 
+// trySending puts every credential that needs no server on a request that goes nowhere, and reports the secrets that no
+// request can carry.
+func trySending(ctx context.Context, o *options, reports []secretReport, set *rules.Set) error {
+	for i, rule := range set.Rules() {
+		for _, c := range set.Credentials(i) {
+			if strings.HasPrefix(c.Type(), "oauth2_") {
+				continue
+			}
+			host := "localhost"
+			if len(rule.Hosts) > 0 {
+				host = strings.ReplaceAll(rule.Hosts[0], "*", "any")
+			}
+			target := &url.URL{Scheme: "https", Host: host, Path: "/"}
+			req := &http.Request{Method: http.MethodGet, URL: target, Host: host, Header: http.Header{}}
+			_, err := c.Apply(req.WithContext(ctx))
+			if errors.Is(err, context.Canceled) {
+				return err
+			}
+			wrong, ok := errors.AsType[*secrets.Error](err) // all else is about the request
+			for j := range reports {
+				if ok && reports[j].OK && reports[j].Ref == wrong.Ref {
+					reports[j].rule = rule.Name
+					reports[j].fail(o.again(err))
+				}
+			}
+		}
+	}
+	return nil
+}
+
 func (s *secretReport) fail(err error) {
 	s.OK, s.Error, s.err = false, err.Error(), err
 	if known, ok := errors.AsType[slugged](err); ok {
@@ -149,7 +188,11 @@ func (r checkReport) conclude(stdout, stderr io.Writer, asJSON bool) error {
 		}
 		bad++
 		if !asJSON {
-			report(stderr, fmt.Errorf("rule %s: %w", inWords(secret.Rules), secret.err))
+			rule := secret.rule
+			if rule == "" {
+				rule = inWords(secret.Rules)
+			}
+			report(stderr, fmt.Errorf("rule %s: %w", rule, secret.err))
 		}
 	}
 	if bad > 0 {

@@ -20,6 +20,8 @@
 package rules
 
 import (
+	"slices"
+
 	"github.com/credproxy/credproxy/inject"
 	"github.com/credproxy/credproxy/secrets"
 )
@@ -71,6 +73,9 @@ func (s *Set) Rules() []Rule {
 	}
 	return out
 }
+
+// Credentials lists what rule i of Rules injects.
+func (s *Set) Credentials(i int) []inject.Credential { return slices.Clone(s.rules[i].decision.Inject) }
 
 // A rule is one rule, ready for matching.
 type rule struct {
