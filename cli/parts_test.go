@@ -182,7 +182,8 @@ func TestShellsQuote(t *testing.T) {
 					t.Fatal(err)
 				}
 				cmd := exec.Command(path, test.run, script.String()+"\nprintenv CREDPROXY_TEST CREDPROXY_GONE")
-				cmd.Env = append(os.Environ(), "CREDPROXY_GONE=still here", quickExit)
+				// A home of its own: fish writes there.
+				cmd.Env = []string{"HOME=" + t.TempDir(), "PATH=" + os.Getenv("PATH"), "LC_ALL=C.UTF-8", "CREDPROXY_GONE=still here", quickExit}
 				out, _ := cmd.Output() // printenv complains of what is gone
 				if got := strings.TrimSuffix(string(out), "\n"); got != "CREDPROXY_TEST="+value && got != value {
 					t.Errorf("got %q, want %q, by %s", got, value, script.String())
