@@ -18,7 +18,7 @@ const module = "github.com/credproxy/credproxy"
 // arrows says who may import whom. Nothing else may.
 var arrows = map[string][]string{
 	"":                  {"cli"},
-	"cli":               {"proxy", "certs", "audit", "rules", "inject", "oauth", "secrets"},
+	"cli":               {"proxy", "certs", "audit", "rules", "inject", "oauth", "secrets", "internal/strict"},
 	"proxy":             {"rules", "inject", "audit", "secrets"},
 	"rules":             {"inject", "secrets", "internal/strict"},
 	"inject":            {"oauth", "secrets", "internal/strict"},

@@ -9,11 +9,15 @@ import (
 	"io"
 	"log"
 	"os"
+	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 
+	"github.com/credproxy/credproxy/internal/strict"
 	"github.com/credproxy/credproxy/secrets"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // Main runs the command line args (without the program's name) and returns the exit status. If this process was
@@ -43,6 +47,7 @@ credential on each request, as the rules file says, with secrets from the keyrin
   credproxy check                                      are the rules and their secrets in order?
   credproxy run -- curl https://api.github.com/user    run a program behind a private proxy
   credproxy serve                                      run the proxy for everything else`,
+		Version:           version(),
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return o.fromEnvironment(cmd) },
@@ -60,6 +65,7 @@ credential on each request, as the rules file says, with secrets from the keyrin
 	}
 	addSettings(root.PersistentFlags(), o, "rules", "state", "backend", "log-level")
 	root.SetFlagErrorFunc(flagError)
+	root.SetVersionTemplate("{{.Version}}\n")
 	root.SetHelpTemplate(root.HelpTemplate() + "{{if not .HasParent}}\n" + environmentHelp() + "{{end}}")
 	return root
 }
@@ -83,11 +89,16 @@ func flagError(cmd *cobra.Command, err error) error {
 	if args := cmd.Flags().Args(); cmd.HasSubCommands() && len(args) > 0 {
 		return unknownCommand(cmd, args[0])
 	}
-	text := "unknown flag, or a flag without its value"
+	f := &failure{slug: slugUsage, text: "unknown flag, or a flag without its value", next: cmd.CommandPath() + " --help"}
 	if name := longFlag.FindString(err.Error()); name != "" {
-		text += ": " + name
+		f.text += ": " + name
+		var known []string
+		cmd.Flags().VisitAll(func(flag *pflag.Flag) { known = append(known, "--"+flag.Name) })
+		if near := strict.Nearest(name, known); near != "" && near != name {
+			f.next = "did you mean: " + near
+		}
 	}
-	return &failure{slug: slugUsage, text: text, next: cmd.CommandPath() + " --help"}
+	return f
 }
 
 var (
@@ -103,10 +114,34 @@ func unknownCommand(parent *cobra.Command, name string) error {
 	if parent.SuggestionsMinimumDistance <= 0 {
 		parent.SuggestionsMinimumDistance = 2
 	}
-	if near := parent.SuggestionsFor(name); len(near) > 0 {
+	near := parent.SuggestionsFor(name)
+	for _, cmd := range parent.Commands() {
+		if slices.Contains(cmd.SuggestFor, name) {
+			near = []string{cmd.Name()} // rather than what only looks like it
+		}
+	}
+	if len(near) == 0 {
+		near = elsewhere(parent, name)
+	}
+	if len(near) > 0 {
 		f.next = "did you mean: " + parent.CommandPath() + " " + strings.Join(near, ", or ")
 	}
 	return f
+}
+
+// elsewhere finds what name means one level deeper, or as a program.
+func elsewhere(parent *cobra.Command, name string) []string {
+	for _, group := range parent.Commands() {
+		for _, cmd := range group.Commands() {
+			if group.Name() != "completion" && (cmd.Name() == name || slices.Contains(cmd.SuggestFor, name)) {
+				return []string{group.Name() + " " + cmd.Name()}
+			}
+		}
+	}
+	if _, err := exec.LookPath(name); err == nil && !parent.HasParent() && commandWord.MatchString(name) {
+		return []string{"run -- " + name}
+	}
+	return nil
 }
 
 // noArguments refuses arguments without repeating them.

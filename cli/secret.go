@@ -25,8 +25,9 @@ A running proxy uses a new value at once.`,
 func newSecretSetCommand(o *options) *cobra.Command {
 	var from valueSource
 	cmd := &cobra.Command{
-		Use:   "set NAME",
-		Short: "Store a secret, from a hidden prompt or from stdin",
+		Use:        "set NAME",
+		SuggestFor: []string{"add", "put", "store", "new", "create"},
+		Short:      "Store a secret, from a hidden prompt or from stdin",
 		Long: `set stores a secret in the keyring and reads it back. The value comes from a hidden prompt, or from stdin if that is
 not a terminal. It is never an argument: other users could see it, and the shell would keep it. One newline at its
 end is taken off.`,
@@ -70,9 +71,10 @@ func setSecret(ctx context.Context, stderr io.Writer, o *options, name string, f
 func newSecretListCommand(o *options) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List the names of the stored secrets",
-		Args:  noArguments,
+		Use:        "list",
+		SuggestFor: []string{"ls", "get", "show"},
+		Short:      "List the names of the stored secrets",
+		Args:       noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return listSecrets(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), o, asJSON)
 		},
@@ -115,6 +117,7 @@ func newSecretRemoveCommand(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use:               "rm NAME",
 		Aliases:           []string{"remove"},
+		SuggestFor:        []string{"delete", "del", "unset"},
 		Short:             "Remove a secret from the keyring",
 		Args:              exactly(1),
 		ValidArgsFunction: completeSecrets(o),

@@ -19,8 +19,9 @@ import (
 
 func newServeCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "serve",
-		Short: "Run the proxy until it is told to stop",
+		Use:        "serve",
+		SuggestFor: []string{"start", "proxy", "daemon"},
+		Short:      "Run the proxy until it is told to stop",
 		Long: `serve runs the proxy. When it accepts connections, it prints one line to stderr:
 
   credproxy: listening on 127.0.0.1:7878
