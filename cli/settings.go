@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/credproxy/credproxy/secrets"
@@ -19,6 +20,8 @@ type options struct {
 
 	// keyring is the flags of the command line, not of the environment, that say which keyring.
 	keyring []string
+
+	needsBoth bool // the rules and the state folder
 }
 
 // defaultListen is where serve listens and env looks unless told otherwise.
@@ -58,6 +61,7 @@ func (o *options) fromEnvironment(cmd *cobra.Command) error {
 			o.keyring = append(o.keyring, "--"+name+" "+quote(flag.Value.String()))
 		}
 	}
+	o.needsBoth = slices.Contains([]string{"serve", "run", "env", "check"}, cmd.Name())
 	for _, s := range settings {
 		if field := s.field(o); *field == "" {
 			*field = os.Getenv(s.env)
@@ -101,17 +105,20 @@ func (o *options) rulesPath() (string, error) {
 	if o.rules != "" {
 		return o.rules, nil
 	}
-	dir, err := baseFolder("XDG_CONFIG_HOME", "AppData", ".config", "--rules")
-	return filepath.Join(dir, "credproxy", "rules.yaml"), err
+	dir, ok := baseFolder("XDG_CONFIG_HOME", "AppData", ".config")
+	if !ok {
+		return "", o.noHome("--rules FILE")
+	}
+	return filepath.Join(dir, "credproxy", "rules.yaml"), nil
 }
 
 // stateDir makes the state folder, which nobody else may look into, and returns its absolute path.
 func (o *options) stateDir() (string, error) {
 	dir := o.state
 	if dir == "" {
-		base, err := baseFolder("XDG_STATE_HOME", "LocalAppData", filepath.Join(".local", "state"), "--state")
-		if err != nil {
-			return "", err
+		base, ok := baseFolder("XDG_STATE_HOME", "LocalAppData", filepath.Join(".local", "state"))
+		if !ok {
+			return "", o.noHome("--state DIR")
 		}
 		dir = filepath.Join(base, "credproxy")
 	}
@@ -135,18 +142,26 @@ func (o *options) stateDir() (string, error) {
 
 // baseFolder finds a folder of the XDG base directory specification, which says that relative paths are to be ignored.
 // Windows has folders of its own; macOS has too, but tools of the terminal keep to ~/.config there.
-func baseFolder(xdg, windows, below, flag string) (string, error) {
+func baseFolder(xdg, windows, below string) (dir string, ok bool) {
 	if dir := os.Getenv(xdg); filepath.IsAbs(dir) {
-		return dir, nil
+		return dir, true
 	}
 	if runtime.GOOS == "windows" {
 		if dir := os.Getenv(windows); filepath.IsAbs(dir) {
-			return dir, nil
+			return dir, true
 		}
 	}
 	home, err := os.UserHomeDir()
 	if err != nil || !filepath.IsAbs(home) {
-		return "", &failure{slug: slugNoHome, text: "there is no home folder: HOME is not set", next: "set HOME, or use " + flag}
+		return "", false
 	}
-	return filepath.Join(home, below), nil
+	return filepath.Join(home, below), true
+}
+
+// noHome says which flags do without a home folder, all that the command needs at once.
+func (o *options) noHome(flag string) error {
+	if o.needsBoth && o.rules == "" && o.state == "" {
+		flag = "--rules FILE --state DIR"
+	}
+	return &failure{slug: slugNoHome, text: "there is no home folder: HOME is not set", next: "set HOME, or use " + flag}
 }
