@@ -135,7 +135,11 @@ func (o *options) stateDir() (string, error) {
 	}
 	// Whoever can write here can replace keys, or lead what we write elsewhere.
 	if who := othersWrite(info); who != "" {
-		return "", &failure{slug: slugState, text: "the state folder " + dir + " " + who, next: "chmod 700 " + quote(dir) + ", or choose another folder with --state"}
+		next := "choose another folder with --state, one that only you can write to"
+		if o.state == "" { // a folder that somebody named may be everybody's, and is not to be closed
+			next = "chmod 700 " + quote(dir)
+		}
+		return "", &failure{slug: slugState, text: "the state folder " + dir + " " + who, next: next}
 	}
 	return dir, nil
 }
