@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -50,7 +51,7 @@ end is taken off.`,
 }
 
 func setSecret(ctx context.Context, stderr io.Writer, o *options, name string, from valueSource) error {
-	if err := checkSecretName(name); err != nil {
+	if err := checkSecretName("set", name); err != nil {
 		return err
 	}
 	store, err := o.store()
@@ -61,10 +62,15 @@ func setSecret(ctx context.Context, stderr io.Writer, o *options, name string, f
 	if err != nil {
 		return err
 	}
-	if err := store.Set(ctx, name, value); err != nil {
+	replaced, err := store.Put(ctx, name, value)
+	if err != nil {
 		return err
 	}
-	fmt.Fprintf(stderr, "stored %s in %s keyring (rules name it keyring:%s)\n", name, store.Backend(), name)
+	done := "stored"
+	if replaced {
+		done = "replaced"
+	}
+	fmt.Fprintf(stderr, "%s %s in %s keyring (rules name it keyring:%s)\n", done, name, store.Backend(), name)
 	return nil
 }
 
@@ -122,7 +128,7 @@ func newSecretRemoveCommand(o *options) *cobra.Command {
 		Args:              exactly(1),
 		ValidArgsFunction: completeSecrets(o),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkSecretName(args[0]); err != nil {
+			if err := checkSecretName("rm", args[0]); err != nil {
 				return err
 			}
 			store, err := o.store()
@@ -149,14 +155,26 @@ func (o *options) store() (*secrets.Store, error) {
 
 // checkSecretName accepts what can stand after keyring: in the rules. Its error does not repeat name, which may be the
 // secret itself in the wrong place.
-func checkSecretName(name string) error {
-	ref, err := secrets.ParseRef("keyring:" + name)
-	if err != nil || ref.Name != name {
-		return &failure{
-			slug: slugUsage,
-			text: "not a name for a secret: use small letters, digits, dots, dashes and underscores, at most 64",
-			next: "credproxy secret set NAME, and the value when asked for it",
-		}
+func checkSecretName(verb, name string) error {
+	if isSecretName(name) {
+		return nil
 	}
-	return nil
+	f := &failure{
+		slug: slugUsage,
+		text: "not a name for a secret: use small letters, digits, dots, dashes and underscores, at most 64",
+		next: "credproxy secret set NAME, and the value when asked for it",
+	}
+	if rest, ok := strings.CutPrefix(name, "keyring:"); ok && isSecretName(rest) {
+		f.next = "leave off keyring: (credproxy secret " + verb + " " + rest + ")"
+	} else if isSecretName(strings.ToLower(name)) {
+		f.next = "write a name in small letters: github, not GitHub"
+	} else if verb == "rm" {
+		f.next = "credproxy secret list"
+	}
+	return f
+}
+
+func isSecretName(name string) bool {
+	ref, err := secrets.ParseRef("keyring:" + name)
+	return err == nil && ref.Name == name
 }

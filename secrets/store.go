@@ -82,38 +82,45 @@ func (s *Store) Backend() string { return s.backend.name }
 
 // Set stores v under name and verifies it by reading it back. What Rotate kept beside the old value is gone.
 func (s *Store) Set(ctx context.Context, name string, v Value) error {
-	ref := Ref{Scheme: "keyring", Name: name}
-	if err := checkName(name); err != nil {
-		return &Error{Op: "set", Kind: ErrInvalid, Why: err.Error(), Next: "credproxy secret set NAME"}
-	}
-	if err := CheckStorable(v); err != nil {
-		return asError("set", ref, err)
-	}
-	if err := s.set(ctx, name, v); err != nil {
-		return withNext(asError("set", ref, err), ref)
-	}
-	return nil
+	_, err := s.Put(ctx, name, v)
+	return err
 }
 
-func (s *Store) set(ctx context.Context, name string, v Value) error {
+// Put is Set that also reports whether there was a value before.
+func (s *Store) Put(ctx context.Context, name string, v Value) (replaced bool, err error) {
+	ref := Ref{Scheme: "keyring", Name: name}
+	if err := checkName(name); err != nil {
+		return false, &Error{Op: "set", Kind: ErrInvalid, Why: err.Error(), Next: "credproxy secret set NAME"}
+	}
+	if err := CheckStorable(v); err != nil {
+		return false, asError("set", ref, err)
+	}
+	if replaced, err = s.set(ctx, name, v); err != nil {
+		return false, withNext(asError("set", ref, err), ref)
+	}
+	return replaced, nil
+}
+
+func (s *Store) set(ctx context.Context, name string, v Value) (replaced bool, err error) {
 	unlock, err := s.lock(ctx, name)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer unlock()
 	now := wall()
 	item := envelope{Value: v.Reveal(), Created: now, Updated: now}
 	old, err := s.read(ctx, name)
+	replaced = !errors.Is(err, ErrNotFound)
 	switch {
 	case err == nil && !old.Created.IsZero():
 		item.Created = old.Created
-	case err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrCorrupt):
-		return err
+	case err != nil && replaced && !errors.Is(err, ErrCorrupt):
+		return false, err
 	}
 	if err := s.write(ctx, name, item); err != nil {
-		return err
+		return false, err
 	}
-	return s.bump()
+	return replaced, s.bump()
 }
 
 // Remove removes name; ErrNotFound on every backend if it is absent.
