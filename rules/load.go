@@ -79,6 +79,9 @@ func (l *loader) file(root *yaml.Node) *Set {
 	if f.Version.Line != 0 && f.Version.Value != 1 {
 		l.errs = append(l.errs, f.Version.Errorf("this credproxy reads version 1 of the rules file"))
 	}
+	if root.Kind == yaml.MappingNode && !hasField(root, "version") {
+		l.errs = append(l.errs, strict.Errorf(root, `missing field "version"; write version: 1`))
+	}
 	if root.Kind == yaml.MappingNode && !hasField(root, "rules") {
 		// Also what is there of a file while somebody writes it in pieces.
 		l.errs = append(l.errs, strict.Errorf(root, `missing field "rules"; to have none, write rules: []`))

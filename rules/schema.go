@@ -12,7 +12,7 @@ import (
 )
 
 type fileField struct {
-	Version strict.At[int] `yaml:"version" need:"true"`
+	Version strict.At[int] `yaml:"version"`
 	Default string         `yaml:"default" oneof:"allow|deny"`
 	Rules   []yaml.Node    `yaml:"rules" null:"true"`
 }

@@ -275,6 +275,7 @@ func TestWatchKeepsTheLastGoodRules(t *testing.T) {
 	f := follow(t, file)
 	for _, tt := range []struct{ name, text, want string }{
 		{"half-written", "version: 1\nrules:\n- {name: bad, mat", "rules.yaml:3:3"},
+		{"no version", "rules: []\n", `missing field "version"; write version: 1`},
 		{"begun", "version: 1\n", `missing field "rules"`},
 		{"mistaken", strings.Replace(rulesNamed("bad"), "match", "mach", 1), `unknown field "mach"`},
 		{"empty", "", "the file is empty"},
