@@ -83,6 +83,9 @@ func demoCases(s *sample) []demoCase {
 		{title: "oauth2_client_credentials, post", host: "client-post",
 			inject:  s.clientCredentials("demo-client-post", "post", "reports.read"),
 			accepts: s.token("demo-client-post")},
+		{title: "oauth2_jwt_bearer, EdDSA", host: "jwt-bearer",
+			inject:  s.jwtBearer("demo-robot"),
+			accepts: s.token("demo-robot"), note: "for an assertion that the proxy signs"},
 		{title: "oauth2_refresh_token", host: refreshHost,
 			inject:  s.refreshToken(refreshClient, 2*time.Second),
 			accepts: s.token(refreshClient)},
@@ -123,6 +126,12 @@ func (s *sample) refreshToken(name string, life time.Duration) (inject string) {
 	s.login.register(name, loginClient{auth: "none", refresh: s.secret(name), life: life})
 	return fmt.Sprintf("{type: oauth2_refresh_token, token_url: %q, client_id: %s, refresh_token: keyring:%s}",
 		s.login.tokenURL(), name, name)
+}
+
+// jwtBearer registers a client that gets access tokens for assertions.
+func (s *sample) jwtBearer(name string) (inject string) {
+	s.login.register(name, loginClient{auth: "none", key: s.privateKey(name), life: time.Minute})
+	return fmt.Sprintf("{type: oauth2_jwt_bearer, token_url: %q, client_id: %s, key: keyring:%s, algorithm: EdDSA}", s.login.tokenURL(), name, name)
 }
 
 // token accepts access tokens that the login server has given to client.

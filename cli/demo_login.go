@@ -1,9 +1,12 @@
 package cli
 
 import (
+	"crypto/ed25519"
+	"encoding/base64"
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,9 +30,10 @@ type loginClient struct {
 	auth    string // basic, post or none
 	scope   string // that it must ask for
 	refresh secrets.Value
-	life    time.Duration // of access tokens, in whole seconds
+	key     ed25519.PublicKey // of its assertions
+	life    time.Duration     // of access tokens, in whole seconds
 
-	spent  map[string]bool // refresh tokens that were used
+	spent  map[string]bool // refresh tokens and assertions that were used
 	dead   bool
 	latest string // access token
 }
@@ -120,6 +124,11 @@ func (l *login) grant(r *http.Request) (int, map[string]any) {
 		}
 		l.issued(client.refresh.Reveal())
 		answer["refresh_token"] = client.refresh.Reveal()
+	case kind == "urn:ietf:params:oauth:grant-type:jwt-bearer" && client.key != nil:
+		l.issued(r.PostForm.Get("assertion"))
+		if !client.asserts(r.PostForm.Get("assertion"), id, l.tokenURL()) {
+			return refuse(http.StatusBadRequest, "invalid_grant")
+		}
 	default:
 		return refuse(http.StatusBadRequest, "unsupported_grant_type")
 	}
@@ -166,4 +175,28 @@ func (c *loginClient) rotate(token string) bool {
 	c.spent[token] = true
 	c.refresh = secrets.NewValue(randomToken())
 	return true
+}
+
+// asserts spends an assertion of client id for audience: signed with its key, good now, and never seen before (RFC 7523
+// section 3).
+func (c *loginClient) asserts(assertion, id, audience string) bool {
+	parts := strings.Split(assertion, ".")
+	if len(parts) != 3 {
+		return false
+	}
+	signature, err := base64.RawURLEncoding.DecodeString(parts[2])
+	var claims struct {
+		Issuer   string `json:"iss"`
+		Subject  string `json:"sub"`
+		Audience string `json:"aud"`
+		Expires  int64  `json:"exp"`
+		ID       string `json:"jti"`
+	}
+	if err != nil || !ed25519.Verify(c.key, []byte(parts[0]+"."+parts[1]), signature) || !part(parts[1], &claims) {
+		return false
+	}
+	now := time.Now().Unix()
+	good := claims.Issuer == id && claims.Subject == id && claims.Audience == audience && now < claims.Expires && claims.ID != "" && !c.spent[claims.ID]
+	c.spent[claims.ID] = true
+	return good
 }

@@ -2,7 +2,11 @@ package cli
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -69,6 +73,21 @@ func (s *sample) secret(name string) secrets.Value {
 	s.note(v)
 	s.stored = append(s.stored, storedSecret{name, secrets.NewValue(v)})
 	return s.stored[len(s.stored)-1].value
+}
+
+// privateKey makes a key pair. The private one is to be stored under name.
+func (s *sample) privateKey(name string) ed25519.PublicKey {
+	public, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		panic(err) // Go's source of randomness does not fail
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		panic(err) // an Ed25519 key has a PKCS #8 form
+	}
+	s.note(base64.StdEncoding.EncodeToString(der))
+	s.stored = append(s.stored, storedSecret{name, secrets.NewValue(string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))})
+	return public
 }
 
 // note adds a value to those that must not leak.

@@ -29,6 +29,7 @@ var types = map[string]maker{
 	"jwt":                       typ(newJWT),
 	"oauth1":                    typ(newOAuth1),
 	"oauth2_client_credentials": typ(newClientCredentials),
+	"oauth2_jwt_bearer":         typ(newJWTBearer),
 	"oauth2_refresh_token":      typ(newRefreshToken),
 }
 

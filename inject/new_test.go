@@ -100,6 +100,15 @@ func TestNewMistakes(t *testing.T) {
 			"1:113: scopes: want a list, not a string"}},
 		{"scopes in one item", "{type: oauth2_client_credentials, token_url: 'https://x.test/', client_id: a, client_secret: keyring:a, scopes: [a b]}", []string{
 			"1:113: scopes: want one scope in each item, without spaces or quotes"}},
+		{"jwt bearer without a key", "{type: oauth2_jwt_bearer}", []string{`1:1: missing field "key"`}},
+		{"jwt bearer with a shared secret", "{type: oauth2_jwt_bearer, key: keyring:a, algorithm: HS256}", []string{
+			`1:54: algorithm must be "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512" or "EdDSA" (did you mean "RS256"?)`}},
+		{"jwt bearer with claims that are made", "{type: oauth2_jwt_bearer, key: keyring:a, claims: {exp: 1, sub: 2}}", []string{
+			"1:51: claims: exp is made for each assertion", "1:51: claims: sub must be text; write it in quotes"}},
+		{"jwt bearer for too long", "{type: oauth2_jwt_bearer, key: keyring:a, lifetime: 2h}", []string{"1:53: lifetime: want whole seconds, from 1s to 1h"}},
+		{"jwt bearer with a secret of no one", "{type: oauth2_jwt_bearer, key: keyring:a, token_url: 'http://x.test/', client_secret: keyring:b, key_id: \"a\\nb\"}", []string{
+			`1:1: missing field "client_id"`, "1:54: token_url: want https:// (http:// only to loopback)", "1:106: key_id: it contains a line break or another control character"}},
+		{"no token_url", "{type: oauth2_refresh_token, refresh_token: keyring:a}", []string{`1:1: missing field "token_url"`, `1:1: missing field "client_id"`}},
 		{"reserved extra", "{type: oauth2_client_credentials, token_url: 'https://x.test/', client_id: a, client_secret: keyring:a, extra: {grant_type: x}}", []string{
 			`1:112: extra: must not set "grant_type"`}},
 	}
@@ -138,6 +147,7 @@ func TestLiteralSecretsAreNotRepeated(t *testing.T) {
 		"{type: jwt, algorithm: HS256, key: keyring:a, claims: {iss: [$], $: .nan}}",
 		"{type: oauth1, consumer_key: [$], consumer_secret: $, token: 'env:$ x', token_secret: $, private_key: $, signature_method: $, realm: [$], placement: $, body_hash: $}",
 		"{type: oauth2_refresh_token, token_url: 'https://x.test/?a#$', client_id: [$], refresh_token: $, client_secret: $, scopes: $, extra: $}",
+		"{type: oauth2_jwt_bearer, token_url: 'https://x.test/?a#$', client_id: [$], key: $, key_id: [$], algorithm: $, claims: {iss: [$]}, lifetime: $}",
 		"[$]",
 		"$",
 	} {

@@ -17,12 +17,13 @@ import (
 	"github.com/credproxy/credproxy/internal/strict"
 	"github.com/credproxy/credproxy/oauth"
 	"github.com/credproxy/credproxy/secrets"
+	"gopkg.in/yaml.v3"
 )
 
 // clientSettings are the fields of all OAuth 2.0 types.
 type clientSettings struct {
-	TokenURL     strict.At[string]            `yaml:"token_url" need:"true"`
-	ClientID     string                       `yaml:"client_id" need:"true"`
+	TokenURL     strict.At[string]            `yaml:"token_url"`
+	ClientID     strict.At[string]            `yaml:"client_id"`
 	ClientSecret strict.At[secrets.Ref]       `yaml:"client_secret"`
 	ClientAuth   strict.At[string]            `yaml:"client_auth" oneof:"basic|post|none"`
 	Scopes       strict.At[[]string]          `yaml:"scopes"`
@@ -38,11 +39,25 @@ func (s clientSettings) auth() string {
 	return cmp.Or(s.ClientAuth.Value, oauth.AuthBasic)
 }
 
+// require reports that token_url or client_id is not there, for the types that need both.
+func (s clientSettings) require(at *yaml.Node) (errs strict.Errors) {
+	if s.TokenURL.Line == 0 {
+		errs = append(errs, strict.Errorf(at, "missing field %q", "token_url"))
+	}
+	if s.ClientID.Line == 0 {
+		errs = append(errs, strict.Errorf(at, "missing field %q", "client_id"))
+	}
+	return errs
+}
+
 func (s clientSettings) check() (errs strict.Errors) {
-	if u := s.TokenURL.Value; u != "" {
-		if err := oauth.CheckURL(u); err != nil {
+	if s.TokenURL.Line != 0 {
+		if err := oauth.CheckURL(s.TokenURL.Value); err != nil {
 			errs = append(errs, s.TokenURL.Errorf("token_url: %s", err))
 		}
+	}
+	if s.ClientID.Line != 0 && s.ClientID.Value == "" {
+		errs = append(errs, s.ClientID.Errorf("client_id: must not be empty"))
 	}
 	switch {
 	case s.ClientAuth.Value == oauth.AuthNone && s.ClientSecret.Line != 0:
@@ -74,6 +89,7 @@ type grant struct {
 	env    Env
 	client oauth.Client
 	secret secrets.Ref   // of the client; zero if it has none
+	signer secrets.Ref   // the key that signs assertions; zero if there are none
 	refs   []secrets.Ref // all that the token is asked for with
 	key    string
 	host   string
@@ -85,7 +101,7 @@ type grant struct {
 
 func (s clientSettings) grant(typ string, env Env, refs ...secrets.Ref) *grant {
 	g := &grant{env: env, secret: s.ClientSecret.Value, refs: refs, client: oauth.Client{
-		HTTP: env.HTTP, TokenURL: s.TokenURL.Value, ID: s.ClientID, Auth: s.auth(),
+		HTTP: env.HTTP, TokenURL: s.TokenURL.Value, ID: s.ClientID.Value, Auth: s.auth(),
 		Scopes: s.Scopes.Value, Audience: s.Audience, Extra: s.Extra.Value,
 	}}
 	if !g.secret.IsZero() {
@@ -103,8 +119,8 @@ func (s clientSettings) grant(typ string, env Env, refs ...secrets.Ref) *grant {
 }
 
 // fingerprint names the token: credentials with equal settings share one, and it survives a reload of the rules.
-func fingerprint(typ string, c oauth.Client, refs []secrets.Ref) string {
-	parts := []any{typ, c.TokenURL, c.ID, c.Auth, c.Scopes, c.Audience, c.Extra}
+func fingerprint(typ string, c oauth.Client, refs []secrets.Ref, more ...any) string {
+	parts := append([]any{typ, c.TokenURL, c.ID, c.Auth, c.Scopes, c.Audience, c.Extra}, more...)
 	for _, r := range refs {
 		parts = append(parts, r.Scheme, r.Name, r.Field, r.TTL, r.Timeout) // r itself does not show all of itself
 	}
@@ -136,7 +152,11 @@ func (g *grant) Reject(used []secrets.Value) {
 }
 
 func (g *grant) Targets() []Target {
-	return []Target{{"header", "Authorization", "Bearer <access token from " + g.host + ">"}}
+	from := g.host
+	if from == "" {
+		from = "the token_uri of " + g.signer.String()
+	}
+	return []Target{{"header", "Authorization", "Bearer <access token from " + from + ">"}}
 }
 
 // clientSecret is the client's secret, empty if it has none.
@@ -157,6 +177,9 @@ func (g *grant) explain(ctx context.Context, err error) error {
 	g.failed.Store(&now)
 	e := *refused
 	switch {
+	case e.Next != "": // it says so itself
+	case !g.signer.IsZero() && (e.Code == "invalid_grant" || e.Code == "invalid_client" || e.Code == "unauthorized_client"):
+		e.Next = g.distrust(now)
 	case e.Slug() == "token_expired":
 		e.Next = replaceHint(g.refs[0], "a fresh one: this one is expired or revoked")
 	case (e.Code == "invalid_client" || e.Code == "unauthorized_client") && !g.secret.IsZero():
@@ -169,13 +192,19 @@ func (g *grant) explain(ctx context.Context, err error) error {
 	return &e
 }
 
+// distrust is for an assertion that the server refused. The key may be a stale copy of one that was replaced.
+func (g *grant) distrust(now []secrets.Value) string {
+	g.env.Secrets.Reject(g.signer, now[slices.Index(g.refs, g.signer)])
+	return "check key_id, algorithm and claims in the rules file, this computer's clock, and that the server knows the key " + g.signer.String()
+}
+
 // advice is what to do about a failure that no new secret helps against.
 func (g *grant) advice(e *oauth.Error) string {
 	switch {
 	case e.Status == 0:
-		return "is " + g.host + " reachable from this machine?"
+		return "is " + cmp.Or(e.Host, g.host) + " reachable from this machine?"
 	case e.Status == http.StatusTooManyRequests || e.Status >= http.StatusInternalServerError:
-		return "wait; credproxy asks " + g.host + " again by itself"
+		return "wait; credproxy asks " + cmp.Or(e.Host, g.host) + " again by itself"
 	case e.Code != "" || e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden:
 		return "check client_id, client_auth, scopes and audience in the rules file"
 	}

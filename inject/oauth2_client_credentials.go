@@ -2,6 +2,7 @@ package inject
 
 import (
 	"context"
+	"slices"
 
 	"github.com/credproxy/credproxy/internal/strict"
 	"github.com/credproxy/credproxy/oauth"
@@ -14,7 +15,7 @@ type clientCredentialsSettings struct {
 
 // newClientCredentials is the client credentials grant (RFC 6749 section 4.4). It is for confidential clients only.
 func newClientCredentials(s clientCredentialsSettings, at *yaml.Node, env Env) (method, strict.Errors) {
-	errs := s.check()
+	errs := slices.Concat(s.require(at), s.check())
 	if s.ClientSecret.Line == 0 {
 		errs = append(errs, strict.Errorf(at, "missing field %q", "client_secret"))
 	}

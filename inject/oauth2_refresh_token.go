@@ -2,6 +2,7 @@ package inject
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/credproxy/credproxy/internal/strict"
@@ -21,8 +22,8 @@ const rotationTimeout = 3 * time.Minute
 
 // newRefreshToken is the refresh token grant (RFC 6749 section 6). A rotated refresh token is stored before the
 // access token that came with it is used.
-func newRefreshToken(s refreshTokenSettings, _ *yaml.Node, env Env) (method, strict.Errors) {
-	if errs := s.check(); len(errs) > 0 {
+func newRefreshToken(s refreshTokenSettings, at *yaml.Node, env Env) (method, strict.Errors) {
+	if errs := slices.Concat(s.require(at), s.check()); len(errs) > 0 {
 		return nil, errs
 	}
 	g := s.grant("oauth2_refresh_token", env, s.RefreshToken)

@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,7 +34,7 @@ const (
 
 // A Client is an OAuth 2.0 client as an authorization server knows it (RFC 6749 section 2). It keeps nothing between
 // requests. Each method is one token request: at most 15 seconds, at most three tries, and a further try only after
-// a network error or a 5xx status. Redirects are errors. The error, if any, is an *Error.
+// a network error or a 5xx status. Redirects are errors. The error, if any, is an *Error, or a Sign's own.
 type Client struct {
 	HTTP     *http.Client // required; its redirect policy and cookies are not used
 	TokenURL string       // as CheckURL accepts it
@@ -43,6 +45,10 @@ type Client struct {
 	Extra    map[string]string // further form parameters
 	Now      func() time.Time  // nil: time.Now
 }
+
+// A Sign makes a new assertion (RFC 7521 section 3). It is called once for each try, because servers may take an
+// assertion only once.
+type Sign func() (secrets.Value, error)
 
 // Reserved lists the form parameters that Extra must not name.
 func Reserved() []string {
@@ -75,26 +81,59 @@ func loopback(host string) bool {
 
 // ClientCredentials asks for a token for the client itself (RFC 6749 section 4.4).
 func (c *Client) ClientCredentials(ctx context.Context, secret secrets.Value) (Token, error) {
-	t, _, err := c.grant(ctx, secret, "client_credentials", secrets.Value{})
+	t, _, err := c.grant(ctx, secret, "client_credentials", nil)
+	return t, err
+}
+
+// JWTBearer asks for a token with an assertion (RFC 7523 section 2.1). secret is empty for a client that has none; ID
+// may be empty too.
+func (c *Client) JWTBearer(ctx context.Context, secret secrets.Value, assertion Sign) (Token, error) {
+	t, _, err := c.grant(ctx, secret, "urn:ietf:params:oauth:grant-type:jwt-bearer", proofs{"assertion": assertion})
+	if e, ok := errors.AsType[*Error](err); ok {
+		e.signed = true
+	}
 	return t, err
 }
 
 // Refresh asks for a token with a refresh token (RFC 6749 section 6). next, if not empty, replaces current and must
 // be stored before anything else happens: it can be set even if err is not nil.
 func (c *Client) Refresh(ctx context.Context, secret, current secrets.Value) (t Token, next secrets.Value, err error) {
-	t, next, err = c.grant(ctx, secret, "refresh_token", current)
+	t, next, err = c.grant(ctx, secret, "refresh_token", proofs{"refresh_token": fixed(current)})
 	if next.Equal(current) {
 		next = secrets.Value{}
 	}
 	return t, next, err
 }
 
+// proofs are the form parameters that are secrets.
+type proofs map[string]Sign
+
+// fixed is a proof that is the same for each try.
+func fixed(v secrets.Value) Sign { return func() (secrets.Value, error) { return v, nil } }
+
+// made is what the proofs are for one try.
+func (p proofs) made() (map[string]secrets.Value, error) {
+	out := make(map[string]secrets.Value, len(p))
+	for name, sign := range p {
+		v, err := sign()
+		if err != nil {
+			return nil, err
+		}
+		out[name] = v
+	}
+	return out, nil
+}
+
 // grant makes the request until it has an answer or no more tries.
-func (c *Client) grant(ctx context.Context, secret secrets.Value, kind string, refresh secrets.Value) (Token, secrets.Value, error) {
+func (c *Client) grant(ctx context.Context, secret secrets.Value, kind string, with proofs) (Token, secrets.Value, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	for try := 1; ; try++ {
-		t, next, failed := c.once(ctx, secret, kind, refresh)
+		proof, err := with.made()
+		if err != nil {
+			return Token{}, secrets.Value{}, err
+		}
+		t, next, failed := c.once(ctx, secret, kind, proof)
 		if failed == nil {
 			return t, next, nil
 		}
@@ -122,8 +161,8 @@ func pause(ctx context.Context, try int) bool {
 }
 
 // once makes one request. x/oauth2 builds it and says who the client is; its context lives as long as the call.
-func (c *Client) once(ctx context.Context, secret secrets.Value, kind string, refresh secrets.Value) (Token, secrets.Value, *Error) {
-	sent := []secrets.Value{secret, refresh}
+func (c *Client) once(ctx context.Context, secret secrets.Value, kind string, proof map[string]secrets.Value) (Token, secrets.Value, *Error) {
+	sent := append(slices.Collect(maps.Values(proof)), secret)
 	if c.HTTP == nil {
 		return Token{}, secrets.Value{}, &Error{Why: "there is no HTTP client to ask with"}
 	}
@@ -131,7 +170,7 @@ func (c *Client) once(ctx context.Context, secret secrets.Value, kind string, re
 	hc := http.Client{Transport: a, Timeout: c.HTTP.Timeout, CheckRedirect: noRedirect}
 	cfg := clientcredentials.Config{
 		ClientID: c.ID, ClientSecret: secret.Reveal(), TokenURL: c.TokenURL, Scopes: c.Scopes,
-		AuthStyle: oauth2.AuthStyleInParams, EndpointParams: c.params(kind, refresh),
+		AuthStyle: oauth2.AuthStyleInParams, EndpointParams: c.params(kind, proof),
 	}
 	if c.Auth == AuthBasic {
 		cfg.AuthStyle = oauth2.AuthStyleInHeader
@@ -151,7 +190,7 @@ func (c *Client) once(ctx context.Context, secret secrets.Value, kind string, re
 
 func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
-func (c *Client) params(kind string, refresh secrets.Value) url.Values {
+func (c *Client) params(kind string, proof map[string]secrets.Value) url.Values {
 	form := url.Values{"grant_type": {kind}}
 	for name, value := range c.Extra {
 		form.Set(name, value)
@@ -159,8 +198,8 @@ func (c *Client) params(kind string, refresh secrets.Value) url.Values {
 	if c.Audience != "" {
 		form.Set("audience", c.Audience)
 	}
-	if !refresh.IsZero() {
-		form.Set("refresh_token", refresh.Reveal())
+	for name, v := range proof {
+		form.Set(name, v.Reveal())
 	}
 	return form
 }

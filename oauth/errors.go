@@ -23,6 +23,7 @@ type Error struct {
 	Next        string // what to do about it
 
 	timeout bool
+	signed  bool          // Code is about an assertion, so a new sign-in is no help
 	again   bool          // trying again at once may help
 	after   time.Duration // Retry-After (RFC 9110 section 10.2.3)
 	cause   error
@@ -50,7 +51,7 @@ func (e *Error) Unwrap() error { return e.cause }
 // Slug is token_expired if a person has to sign in again, token_timeout, or token_refresh_failed.
 func (e *Error) Slug() string {
 	switch {
-	case e.Code == "invalid_grant" || e.Code == "bad_refresh_token": // the second is GitHub's word for it
+	case (e.Code == "invalid_grant" || e.Code == "bad_refresh_token") && !e.signed: // the second is GitHub's word for it
 		return "token_expired"
 	case e.timeout:
 		return "token_timeout"

@@ -8,7 +8,8 @@ for line in sys.stdin:
     sent = json.loads(line)
     try:
         verdict = {
-            "claims": jwt.decode(sent["token"], sent["key"], algorithms=[sent["algorithm"]], audience="api", options={"require": ["iat", "exp", "nbf", "jti"]}),
+            "claims": jwt.decode(sent["token"], sent["key"], algorithms=[sent["algorithm"]], audience=sent.get("audience", "api"),
+                                 options={"require": sent.get("require", ["iat", "exp", "nbf", "jti"])}),
             "header": jwt.get_unverified_header(sent["token"]),
         }
     except jwt.PyJWTError as err:
