@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/credproxy/credproxy/rules"
@@ -132,26 +133,25 @@ func checkSecrets(ctx context.Context, o *options, resolver *secrets.Resolver, s
 // request can carry.
 func trySending(ctx context.Context, o *options, reports []secretReport, set *rules.Set) error {
 	for i, rule := range set.Rules() {
+		host := strings.ReplaceAll(rule.Hosts[0], "*", "any")
 		for _, c := range set.Credentials(i) {
 			if strings.HasPrefix(c.Type(), "oauth2_") {
 				continue
 			}
-			host := "localhost"
-			if len(rule.Hosts) > 0 {
-				host = strings.ReplaceAll(rule.Hosts[0], "*", "any")
-			}
 			target := &url.URL{Scheme: "https", Host: host, Path: "/"}
-			req := &http.Request{Method: http.MethodGet, URL: target, Host: host, Header: http.Header{}}
+			req := &http.Request{Method: http.MethodGet, URL: target, Host: host, Header: http.Header{}, Body: http.NoBody}
 			_, err := c.Apply(req.WithContext(ctx))
 			if errors.Is(err, context.Canceled) {
 				return err
 			}
-			wrong, ok := errors.AsType[*secrets.Error](err) // all else is about the request
-			for j := range reports {
-				if ok && reports[j].OK && reports[j].Ref == wrong.Ref {
-					reports[j].rule = rule.Name
-					reports[j].fail(o.again(err))
-				}
+			wrong, ok := errors.AsType[*secrets.Error](err)
+			if !ok {
+				continue // fine, or about this request only
+			}
+			j := slices.IndexFunc(reports, func(r secretReport) bool { return r.OK && r.Ref == wrong.Ref })
+			if j >= 0 {
+				reports[j].rule = rule.Name
+				reports[j].fail(o.again(err))
 			}
 		}
 	}
