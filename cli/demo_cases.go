@@ -70,6 +70,10 @@ func demoCases(s *sample) []demoCase {
 		{title: "bearer", host: "bearer",
 			inject:  "{type: bearer, token: keyring:demo-bearer}",
 			accepts: header("Authorization", s.prefixed("Bearer ", s.secret("demo-bearer")))},
+		{title: "hmac, SHA-256", host: "hmac",
+			inject:  `{type: hmac, key: keyring:demo-hmac, algorithm: SHA-256, message: "{timestamp}{method}{target}", name: X-Signature, headers: {X-Timestamp: "{timestamp}"}}`,
+			accepts: signedNow(s.secret("demo-hmac")),
+			path:    "/orders?side=buy&note=a%20b", note: "over the time, the method and the target"},
 		{title: "jwt, HS256", host: "jwt",
 			inject:  "{type: jwt, algorithm: HS256, key: keyring:demo-jwt, claims: {aud: sample}}",
 			accepts: s.jwt("sample", s.secret("demo-jwt")), note: "minted and signed by the proxy"},
@@ -83,6 +87,9 @@ func demoCases(s *sample) []demoCase {
 		{title: "oauth2_client_credentials, post", host: "client-post",
 			inject:  s.clientCredentials("demo-client-post", "post", "reports.read"),
 			accepts: s.token("demo-client-post")},
+		{title: "private_key_jwt, client credentials", host: "client-key",
+			inject:  s.privateKeyJWT("demo-client-key"),
+			accepts: s.token("demo-client-key"), note: "in place of a client secret"},
 		{title: "oauth2_jwt_bearer, EdDSA", host: "jwt-bearer",
 			inject:  s.jwtBearer("demo-robot"),
 			accepts: s.token("demo-robot"), note: "for an assertion that the proxy signs"},
@@ -125,6 +132,13 @@ func (s *sample) clientCredentials(name, auth, scope string) (inject string) {
 func (s *sample) refreshToken(name string, life time.Duration) (inject string) {
 	s.login.register(name, loginClient{auth: "none", refresh: s.secret(name), life: life})
 	return fmt.Sprintf("{type: oauth2_refresh_token, token_url: %q, client_id: %s, refresh_token: keyring:%s}",
+		s.login.tokenURL(), name, name)
+}
+
+// privateKeyJWT registers a client that says who it is with assertions.
+func (s *sample) privateKeyJWT(name string) (inject string) {
+	s.login.register(name, loginClient{auth: "private_key_jwt", key: s.privateKey(name), life: time.Minute})
+	return fmt.Sprintf("{type: oauth2_client_credentials, token_url: %q, client_id: %s, client_auth: private_key_jwt, key: keyring:%s, algorithm: EdDSA}",
 		s.login.tokenURL(), name, name)
 }
 

@@ -5,11 +5,13 @@ import (
 	"crypto/sha1"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"maps"
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -61,6 +63,24 @@ func oauth1Header(r *http.Request) (map[string]string, bool) {
 
 // rfc3986 encodes everything but unreserved characters.
 func rfc3986(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") }
+
+// signedNow accepts requests with an HMAC-SHA256 over the time, the method and the target that is not older than a minute.
+func signedNow(key secrets.Value) func(*http.Request) bool {
+	return func(r *http.Request) bool {
+		sent, signatures := r.Header["X-Timestamp"], r.Header["X-Signature"]
+		if len(sent) != 1 || len(signatures) != 1 {
+			return false
+		}
+		seconds, err := strconv.ParseInt(sent[0], 10, 64)
+		if age := time.Since(time.Unix(seconds, 0)); err != nil || age < -time.Second || age > time.Minute {
+			return false
+		}
+		signature, err := hex.DecodeString(signatures[0])
+		mac := hmac.New(sha256.New, []byte(key.Reveal()))
+		mac.Write([]byte(sent[0] + r.Method + r.RequestURI))
+		return err == nil && hmac.Equal(mac.Sum(nil), signature)
+	}
+}
 
 // jwt accepts tokens of HS256 for the audience that are good now and for no more than a day (RFC 7519 section 7.2). They
 // count as secrets.

@@ -26,6 +26,7 @@ var types = map[string]maker{
 	"api_key":                   typ(newAPIKey),
 	"basic":                     typ(newBasic),
 	"bearer":                    typ(newBearer),
+	"hmac":                      typ(newHMAC),
 	"jwt":                       typ(newJWT),
 	"oauth1":                    typ(newOAuth1),
 	"oauth2_client_credentials": typ(newClientCredentials),

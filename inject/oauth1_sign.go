@@ -61,6 +61,15 @@ func baseString(method, uri string, params []param) string {
 
 // baseURI is RFC 5849 section 3.4.1.2.
 func baseURI(req *http.Request) string {
+	path := req.URL.EscapedPath()
+	if path == "" {
+		path = "/"
+	}
+	return req.URL.Scheme + "://" + hostOf(req) + path
+}
+
+// hostOf is whom req is for, in lower case and without the scheme's own port.
+func hostOf(req *http.Request) string {
 	host := req.Host
 	if host == "" {
 		host = req.URL.Host
@@ -72,11 +81,7 @@ func baseURI(req *http.Request) string {
 	case "https":
 		host = strings.TrimSuffix(host, ":443")
 	}
-	path := req.URL.EscapedPath()
-	if path == "" {
-		path = "/"
-	}
-	return req.URL.Scheme + "://" + host + path
+	return host
 }
 
 // normalize is RFC 5849 section 3.4.1.3.2.
