@@ -27,7 +27,7 @@ type login struct {
 // A loginClient is a registered client and its sign-in.
 type loginClient struct {
 	secret  secrets.Value
-	auth    string // basic, post or none
+	auth    string // basic, post, private_key_jwt or none
 	scope   string // that it must ask for
 	refresh secrets.Value
 	key     ed25519.PublicKey // of its assertions
@@ -145,6 +145,11 @@ func (l *login) authenticate(r *http.Request) (string, *loginClient) {
 	if secret != "" {
 		auth = "post"
 	}
+	assertion := r.PostForm.Get("client_assertion")
+	if assertion != "" {
+		auth = "private_key_jwt"
+		l.issued(assertion)
+	}
 	if user, password, ok := r.BasicAuth(); ok {
 		if secret != "" {
 			return "", nil
@@ -159,6 +164,9 @@ func (l *login) authenticate(r *http.Request) (string, *loginClient) {
 	}
 	client := l.clients[id]
 	if client == nil || client.auth != auth || !client.secret.Equal(secrets.NewValue(secret)) {
+		return "", nil
+	}
+	if auth == "private_key_jwt" && !client.asserts(assertion, id, l.tokenURL()) {
 		return "", nil
 	}
 	return id, client

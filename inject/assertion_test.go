@@ -2,6 +2,7 @@ package inject_test
 
 import (
 	"bytes"
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -9,7 +10,6 @@ import (
 	"crypto/rsa"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -31,6 +31,7 @@ type assertionServer struct {
 	grant  string
 
 	mu     sync.Mutex
+	code   string          // of a refusal; empty: invalid_grant
 	again  int             // how often to fail with 503, after the assertion was spent
 	spent  map[string]bool // by jti
 	issued int
@@ -57,7 +58,7 @@ func (a *assertionServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		a.wrong = err.Error()
 		w.WriteHeader(http.StatusBadRequest)
-		_, _ = io.WriteString(w, `{"error":"invalid_grant"}`)
+		_, _ = fmt.Fprintf(w, `{"error":%q}`, cmp.Or(a.code, "invalid_grant"))
 		return
 	}
 	a.tokens = append(a.tokens, token)

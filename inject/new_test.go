@@ -91,7 +91,7 @@ func TestNewMistakes(t *testing.T) {
 			"1:41: token_url: want https:// (http:// only to loopback)"}},
 		{"client credentials without a secret", "{type: oauth2_client_credentials, token_url: 'https://x.test/', client_id: a}", []string{`1:1: missing field "client_secret"`}},
 		{"client_auth", "{type: oauth2_refresh_token, token_url: 'https://x.test/', client_id: a, refresh_token: keyring:a, client_auth: body}", []string{
-			`1:113: client_auth must be "basic", "post" or "none"`}},
+			`1:113: client_auth must be "basic", "post", "private_key_jwt" or "none"`}},
 		{"client_auth without a secret", "{type: oauth2_refresh_token, token_url: 'https://x.test/', client_id: a, refresh_token: keyring:a, client_auth: post}", []string{
 			"1:113: client_auth: needs a client_secret"}},
 		{"a secret without client_auth", "{type: oauth2_refresh_token, token_url: 'https://x.test/', client_id: a, refresh_token: keyring:a, client_auth: none, client_secret: keyring:b}", []string{
@@ -109,6 +109,14 @@ func TestNewMistakes(t *testing.T) {
 		{"jwt bearer with a secret of no one", "{type: oauth2_jwt_bearer, key: keyring:a, token_url: 'http://x.test/', client_secret: keyring:b, key_id: \"a\\nb\"}", []string{
 			`1:1: missing field "client_id"`, "1:54: token_url: want https:// (http:// only to loopback)", "1:106: key_id: it contains a line break or another control character"}},
 		{"no token_url", "{type: oauth2_refresh_token, refresh_token: keyring:a}", []string{`1:1: missing field "token_url"`, `1:1: missing field "client_id"`}},
+		{"private_key_jwt without a key", "{type: oauth2_client_credentials, token_url: 'https://x.test/', client_id: a, client_auth: private_key_jwt}", []string{
+			"1:92: client_auth: needs a key"}},
+		{"private_key_jwt with a secret", "{type: oauth2_client_credentials, token_url: 'https://x.test/', client_id: a, client_auth: private_key_jwt, key: keyring:a, client_secret: keyring:a}", []string{
+			"1:140: client_secret: is not used with client_auth private_key_jwt"}},
+		{"a key that nothing uses", "{type: oauth2_refresh_token, token_url: 'https://x.test/', client_id: a, refresh_token: keyring:a, key: keyring:a, algorithm: RS256}", []string{
+			"1:105: key: is used only with client_auth private_key_jwt", "1:127: algorithm: is used only with client_auth private_key_jwt"}},
+		{"private_key_jwt twice over", "{type: oauth2_jwt_bearer, token_url: 'https://x.test/', client_id: a, key: keyring:a, client_auth: private_key_jwt}", []string{
+			"1:100: client_auth: the assertion says who the client is; leave this out"}},
 		{"reserved extra", "{type: oauth2_client_credentials, token_url: 'https://x.test/', client_id: a, client_secret: keyring:a, extra: {grant_type: x}}", []string{
 			`1:112: extra: must not set "grant_type"`}},
 	}

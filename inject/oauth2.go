@@ -25,10 +25,12 @@ type clientSettings struct {
 	TokenURL     strict.At[string]            `yaml:"token_url"`
 	ClientID     strict.At[string]            `yaml:"client_id"`
 	ClientSecret strict.At[secrets.Ref]       `yaml:"client_secret"`
-	ClientAuth   strict.At[string]            `yaml:"client_auth" oneof:"basic|post|none"`
+	ClientAuth   strict.At[string]            `yaml:"client_auth" oneof:"basic|post|private_key_jwt|none"`
 	Scopes       strict.At[[]string]          `yaml:"scopes"`
 	Audience     string                       `yaml:"audience"`
 	Extra        strict.At[map[string]string] `yaml:"extra"`
+
+	assertionSettings `yaml:",inline"`
 }
 
 // auth is how the client says who it is: if the rule does not say, basic with a secret and none without.
@@ -50,6 +52,19 @@ func (s clientSettings) require(at *yaml.Node) (errs strict.Errors) {
 	return errs
 }
 
+// onlyForClient reports a key that nothing would use, for the types that use it to say who the client is.
+func (s clientSettings) onlyForClient() (errs strict.Errors) {
+	if s.ClientAuth.Value == oauth.AuthPrivateKeyJWT {
+		return nil
+	}
+	for name, at := range map[string]strict.Pos{"key": s.Key.Pos, "key_id": s.KeyID.Pos, "algorithm": s.Algorithm.Pos} {
+		if at.Line != 0 {
+			errs = append(errs, at.Errorf("%s: is used only with client_auth private_key_jwt", name))
+		}
+	}
+	return errs
+}
+
 func (s clientSettings) check() (errs strict.Errors) {
 	if s.TokenURL.Line != 0 {
 		if err := oauth.CheckURL(s.TokenURL.Value); err != nil {
@@ -59,7 +74,12 @@ func (s clientSettings) check() (errs strict.Errors) {
 	if s.ClientID.Line != 0 && s.ClientID.Value == "" {
 		errs = append(errs, s.ClientID.Errorf("client_id: must not be empty"))
 	}
-	switch {
+	errs = append(errs, s.assertionSettings.check()...)
+	switch byKey := s.ClientAuth.Value == oauth.AuthPrivateKeyJWT; {
+	case byKey && s.ClientSecret.Line != 0:
+		errs = append(errs, s.ClientSecret.Errorf("client_secret: is not used with client_auth private_key_jwt"))
+	case byKey && s.Key.Line == 0:
+		errs = append(errs, s.ClientAuth.Errorf("client_auth: needs a key"))
 	case s.ClientAuth.Value == oauth.AuthNone && s.ClientSecret.Line != 0:
 		errs = append(errs, s.ClientSecret.Errorf("client_secret: is not used with client_auth none"))
 	case s.ClientSecret.Line == 0 && (s.ClientAuth.Value == oauth.AuthBasic || s.ClientAuth.Value == oauth.AuthPost):
@@ -90,6 +110,7 @@ type grant struct {
 	client oauth.Client
 	secret secrets.Ref   // of the client; zero if it has none
 	signer secrets.Ref   // the key that signs assertions; zero if there are none
+	proof  *asserter     // says who the client is; nil: something else does
 	refs   []secrets.Ref // all that the token is asked for with
 	key    string
 	host   string
@@ -111,11 +132,24 @@ func (s clientSettings) grant(typ string, env Env, refs ...secrets.Ref) *grant {
 		g.host = u.Host
 	}
 	g.key = fingerprint(typ, g.client, g.refs)
+	if g.client.Auth == oauth.AuthPrivateKeyJWT {
+		g.identify(typ, s.assertionSettings)
+	}
 	g.renew = func(ctx context.Context) (oauth.Token, error) {
 		t, err := g.ask(ctx)
 		return t, g.explain(ctx, err)
 	}
 	return g
+}
+
+// identify has the client say who it is with assertions.
+func (g *grant) identify(typ string, s assertionSettings) {
+	if g.proof = s.asserter(g.env, assertionLifetime); g.proof == nil {
+		return
+	}
+	g.signer = s.Key.Value
+	g.refs = append(g.refs, g.signer)
+	g.key = fingerprint(typ, g.client, g.refs, g.proof.name, g.proof.keyID)
 }
 
 // fingerprint names the token: credentials with equal settings share one, and it survives a reload of the rules.
@@ -159,6 +193,22 @@ func (g *grant) Targets() []Target {
 	return []Target{{"header", "Authorization", "Bearer <access token from " + from + ">"}}
 }
 
+// asClient is the client, ready to say who it is (RFC 7523 section 3 for assertions), and its secret, empty if it has none.
+func (g *grant) asClient(ctx context.Context) (client oauth.Client, secret secrets.Value, err error) {
+	client = g.client
+	if g.proof == nil {
+		secret, err = g.clientSecret(ctx)
+		return client, secret, err
+	}
+	key, err := g.proof.load(ctx, false)
+	if err != nil {
+		return oauth.Client{}, secrets.Value{}, err
+	}
+	claims := map[string]any{"iss": client.ID, "sub": client.ID, "aud": client.TokenURL}
+	client.Assertion = func() (secrets.Value, error) { return g.proof.sign(key, claims) }
+	return client, secrets.Value{}, nil
+}
+
 // clientSecret is the client's secret, empty if it has none.
 func (g *grant) clientSecret(ctx context.Context) (secrets.Value, error) {
 	if g.secret.IsZero() {
@@ -178,10 +228,10 @@ func (g *grant) explain(ctx context.Context, err error) error {
 	e := *refused
 	switch {
 	case e.Next != "": // it says so itself
-	case !g.signer.IsZero() && (e.Code == "invalid_grant" || e.Code == "invalid_client" || e.Code == "unauthorized_client"):
-		e.Next = g.distrust(now)
 	case e.Slug() == "token_expired":
 		e.Next = replaceHint(g.refs[0], "a fresh one: this one is expired or revoked")
+	case !g.signer.IsZero() && (e.Code == "invalid_grant" || e.Code == "invalid_client" || e.Code == "unauthorized_client"):
+		e.Next = g.distrust(now)
 	case (e.Code == "invalid_client" || e.Code == "unauthorized_client") && !g.secret.IsZero():
 		// It may be a stale copy of a secret that was changed behind our back.
 		g.env.Secrets.Reject(g.secret, now[len(now)-1])
@@ -195,7 +245,11 @@ func (g *grant) explain(ctx context.Context, err error) error {
 // distrust is for an assertion that the server refused. The key may be a stale copy of one that was replaced.
 func (g *grant) distrust(now []secrets.Value) string {
 	g.env.Secrets.Reject(g.signer, now[slices.Index(g.refs, g.signer)])
-	return "check key_id, algorithm and claims in the rules file, this computer's clock, and that the server knows the key " + g.signer.String()
+	fields := "key_id, algorithm and claims"
+	if g.proof != nil {
+		fields = "client_id, key_id and algorithm"
+	}
+	return "check " + fields + " in the rules file, this computer's clock, and that the server knows the key " + g.signer.String()
 }
 
 // advice is what to do about a failure that no new secret helps against.

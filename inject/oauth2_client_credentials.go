@@ -15,8 +15,8 @@ type clientCredentialsSettings struct {
 
 // newClientCredentials is the client credentials grant (RFC 6749 section 4.4). It is for confidential clients only.
 func newClientCredentials(s clientCredentialsSettings, at *yaml.Node, env Env) (method, strict.Errors) {
-	errs := slices.Concat(s.require(at), s.check())
-	if s.ClientSecret.Line == 0 {
+	errs := slices.Concat(s.require(at), s.check(), s.onlyForClient())
+	if s.ClientSecret.Line == 0 && s.ClientAuth.Value != oauth.AuthPrivateKeyJWT {
 		errs = append(errs, strict.Errorf(at, "missing field %q", "client_secret"))
 	}
 	if len(errs) > 0 {
@@ -24,11 +24,11 @@ func newClientCredentials(s clientCredentialsSettings, at *yaml.Node, env Env) (
 	}
 	g := s.grant("oauth2_client_credentials", env)
 	g.ask = func(ctx context.Context) (oauth.Token, error) {
-		secret, err := g.clientSecret(ctx)
+		client, secret, err := g.asClient(ctx)
 		if err != nil {
 			return oauth.Token{}, err
 		}
-		return g.client.ClientCredentials(ctx, secret)
+		return client.ClientCredentials(ctx, secret)
 	}
 	return g, nil
 }

@@ -15,15 +15,17 @@ import (
 )
 
 type jwtBearerSettings struct {
-	clientSettings    `yaml:",inline"`
-	assertionSettings `yaml:",inline"`
-	Claims            strict.At[map[string]any] `yaml:"claims"`
-	Lifetime          strict.At[time.Duration]  `yaml:"lifetime"`
+	clientSettings `yaml:",inline"`
+	Claims         strict.At[map[string]any] `yaml:"claims"`
+	Lifetime       strict.At[time.Duration]  `yaml:"lifetime"`
 }
 
 // newJWTBearer is the JWT bearer grant (RFC 7523 section 2.1).
 func newJWTBearer(s jwtBearerSettings, at *yaml.Node, env Env) (method, strict.Errors) {
-	errs := slices.Concat(s.clientSettings.check(), s.assertionSettings.check(), s.checkClaims())
+	errs := slices.Concat(s.clientSettings.check(), s.checkClaims())
+	if s.ClientAuth.Value == oauth.AuthPrivateKeyJWT {
+		return nil, append(errs, s.ClientAuth.Errorf("client_auth: the assertion says who the client is; leave this out"))
+	}
 	if s.Key.Line == 0 {
 		errs = append(errs, strict.Errorf(at, "missing field %q", "key"))
 	}

@@ -23,7 +23,7 @@ const rotationTimeout = 3 * time.Minute
 // newRefreshToken is the refresh token grant (RFC 6749 section 6). A rotated refresh token is stored before the
 // access token that came with it is used.
 func newRefreshToken(s refreshTokenSettings, at *yaml.Node, env Env) (method, strict.Errors) {
-	if errs := slices.Concat(s.require(at), s.check()); len(errs) > 0 {
+	if errs := slices.Concat(s.require(at), s.check(), s.onlyForClient()); len(errs) > 0 {
 		return nil, errs
 	}
 	g := s.grant("oauth2_refresh_token", env, s.RefreshToken)
@@ -36,12 +36,12 @@ func newRefreshToken(s refreshTokenSettings, at *yaml.Node, env Env) (method, st
 func (g *grant) rotate(ctx context.Context, ref secrets.Ref) (t oauth.Token, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rotationTimeout)
 	defer cancel()
-	secret, err := g.clientSecret(ctx)
+	client, secret, err := g.asClient(ctx)
 	if err != nil {
 		return oauth.Token{}, err
 	}
 	err = g.env.Secrets.Rotate(ctx, ref, func(ctx context.Context, current secrets.Value) (next secrets.Value, err error) {
-		t, next, err = g.client.Refresh(ctx, secret, current)
+		t, next, err = client.Refresh(ctx, secret, current)
 		return next, err // next is stored even with an error: the answer can be useless beside it
 	})
 	if err != nil {

@@ -27,23 +27,25 @@ const (
 
 // How a Client says who it is (RFC 6749 section 2.3.1).
 const (
-	AuthBasic = "basic" // HTTP Basic, both parts form-urlencoded first
-	AuthPost  = "post"  // client_id and client_secret in the body
-	AuthNone  = "none"  // a public client: client_id only
+	AuthBasic         = "basic"           // HTTP Basic, both parts form-urlencoded first
+	AuthPost          = "post"            // client_id and client_secret in the body
+	AuthPrivateKeyJWT = "private_key_jwt" // an assertion in the body (RFC 7523 section 2.2)
+	AuthNone          = "none"            // a public client: client_id only
 )
 
 // A Client is an OAuth 2.0 client as an authorization server knows it (RFC 6749 section 2). It keeps nothing between
 // requests. Each method is one token request: at most 15 seconds, at most three tries, and a further try only after
 // a network error or a 5xx status. Redirects are errors. The error, if any, is an *Error, or a Sign's own.
 type Client struct {
-	HTTP     *http.Client // required; its redirect policy and cookies are not used
-	TokenURL string       // as CheckURL accepts it
-	ID       string
-	Auth     string // AuthBasic, AuthPost or AuthNone
-	Scopes   []string
-	Audience string
-	Extra    map[string]string // further form parameters
-	Now      func() time.Time  // nil: time.Now
+	HTTP      *http.Client // required; its redirect policy and cookies are not used
+	TokenURL  string       // as CheckURL accepts it
+	ID        string
+	Auth      string // AuthBasic, AuthPost, AuthPrivateKeyJWT or AuthNone
+	Assertion Sign   // for AuthPrivateKeyJWT: says who the client is
+	Scopes    []string
+	Audience  string
+	Extra     map[string]string // further form parameters
+	Now       func() time.Time  // nil: time.Now
 }
 
 // A Sign makes a new assertion (RFC 7521 section 3). It is called once for each try, because servers may take an
@@ -128,6 +130,10 @@ func (p proofs) made() (map[string]secrets.Value, error) {
 func (c *Client) grant(ctx context.Context, secret secrets.Value, kind string, with proofs) (Token, secrets.Value, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
+	with, err := c.identified(with)
+	if err != nil {
+		return Token{}, secrets.Value{}, err
+	}
 	for try := 1; ; try++ {
 		proof, err := with.made()
 		if err != nil {
@@ -141,6 +147,19 @@ func (c *Client) grant(ctx context.Context, secret secrets.Value, kind string, w
 			return Token{}, next, failed
 		}
 	}
+}
+
+// identified adds the client's own assertion, if that is how it says who it is.
+func (c *Client) identified(with proofs) (proofs, error) {
+	if c.Auth != AuthPrivateKeyJWT {
+		return with, nil
+	}
+	if c.Assertion == nil {
+		return nil, &Error{Why: "there is no assertion that says who the client is"}
+	}
+	all := proofs{"client_assertion": c.Assertion}
+	maps.Copy(all, with)
+	return all, nil
 }
 
 // pause waits before the next try, longer each time. It reports whether there is time for one.
@@ -197,6 +216,9 @@ func (c *Client) params(kind string, proof map[string]secrets.Value) url.Values 
 	}
 	if c.Audience != "" {
 		form.Set("audience", c.Audience)
+	}
+	if c.Auth == AuthPrivateKeyJWT {
+		form.Set("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
 	}
 	for name, v := range proof {
 		form.Set(name, v.Reveal())
