@@ -96,6 +96,9 @@ func demoCases(s *sample) []demoCase {
 		{title: "oauth2_refresh_token", host: refreshHost,
 			inject:  s.refreshToken(refreshClient, 2*time.Second),
 			accepts: s.token(refreshClient)},
+		{title: "oauth2_token_exchange", host: "exchange",
+			inject:  s.tokenExchange("demo-exchange"),
+			accepts: s.token("demo-exchange"), note: "for another token"},
 		{title: "two credentials on one request", host: "two",
 			inject: `
       - {type: api_key, name: DD-API-KEY, value: keyring:demo-two-a}
@@ -146,6 +149,13 @@ func (s *sample) privateKeyJWT(name string) (inject string) {
 func (s *sample) jwtBearer(name string) (inject string) {
 	s.login.register(name, loginClient{auth: "none", key: s.privateKey(name), life: time.Minute})
 	return fmt.Sprintf("{type: oauth2_jwt_bearer, token_url: %q, client_id: %s, key: keyring:%s, algorithm: EdDSA}", s.login.tokenURL(), name, name)
+}
+
+// tokenExchange registers a client that has another server's token.
+func (s *sample) tokenExchange(name string) (inject string) {
+	s.login.register(name, loginClient{auth: "none", subject: s.secret(name), life: time.Minute})
+	return fmt.Sprintf("{type: oauth2_token_exchange, token_url: %q, client_id: %s, subject_token: keyring:%s, subject_token_type: jwt}",
+		s.login.tokenURL(), name, name)
 }
 
 // token accepts access tokens that the login server has given to client.

@@ -31,6 +31,7 @@ type loginClient struct {
 	scope   string // that it must ask for
 	refresh secrets.Value
 	key     ed25519.PublicKey // of its assertions
+	subject secrets.Value     // another server's token, that it may exchange
 	life    time.Duration     // of access tokens, in whole seconds
 
 	spent  map[string]bool // refresh tokens and assertions that were used
@@ -129,6 +130,11 @@ func (l *login) grant(r *http.Request) (int, map[string]any) {
 		if !client.asserts(r.PostForm.Get("assertion"), id, l.tokenURL()) {
 			return refuse(http.StatusBadRequest, "invalid_grant")
 		}
+	case kind == "urn:ietf:params:oauth:grant-type:token-exchange" && !client.subject.IsZero():
+		if !client.exchanges(r.PostForm.Get("subject_token"), r.PostForm.Get("subject_token_type")) {
+			return refuse(http.StatusBadRequest, "invalid_request")
+		}
+		answer["issued_token_type"] = "urn:ietf:params:oauth:token-type:access_token"
 	default:
 		return refuse(http.StatusBadRequest, "unsupported_grant_type")
 	}
@@ -207,4 +213,9 @@ func (c *loginClient) asserts(assertion, id, audience string) bool {
 	good := claims.Issuer == id && claims.Subject == id && claims.Audience == audience && now < claims.Expires && claims.ID != "" && !c.spent[claims.ID]
 	c.spent[claims.ID] = true
 	return good
+}
+
+// exchanges reports whether token is what the client may exchange (RFC 8693 section 2.1).
+func (c *loginClient) exchanges(token, kind string) bool {
+	return kind == "urn:ietf:params:oauth:token-type:jwt" && c.subject.Equal(secrets.NewValue(token))
 }

@@ -32,6 +32,7 @@ var types = map[string]maker{
 	"oauth2_client_credentials": typ(newClientCredentials),
 	"oauth2_jwt_bearer":         typ(newJWTBearer),
 	"oauth2_refresh_token":      typ(newRefreshToken),
+	"oauth2_token_exchange":     typ(newTokenExchange),
 }
 
 // Env is all that a credential may use from outside.

@@ -117,6 +117,14 @@ func TestNewMistakes(t *testing.T) {
 			"1:105: key: is used only with client_auth private_key_jwt", "1:127: algorithm: is used only with client_auth private_key_jwt"}},
 		{"private_key_jwt twice over", "{type: oauth2_jwt_bearer, token_url: 'https://x.test/', client_id: a, key: keyring:a, client_auth: private_key_jwt}", []string{
 			"1:100: client_auth: the assertion says who the client is; leave this out"}},
+		{"token exchange without anything", "{type: oauth2_token_exchange}", []string{
+			`1:1: missing field "subject_token"`, `1:1: missing field "subject_token_type"`, `1:1: missing field "token_url"`}},
+		{"token types", "{type: oauth2_token_exchange, token_url: 'https://x.test/', subject_token: keyring:a, subject_token_type: token, actor_token: keyring:b}", []string{
+			"1:107: subject_token_type: want access_token, refresh_token, id_token, saml1, saml2, jwt, or a URI", "1:127: actor_token: needs an actor_token_type"}},
+		{"a secret of no one's", "{type: oauth2_token_exchange, token_url: 'https://x.test/', subject_token: keyring:a, subject_token_type: jwt, actor_token_type: jwt, client_secret: keyring:b}", []string{
+			`1:1: missing field "client_id"`, "1:130: actor_token_type: needs an actor_token"}},
+		{"resource", "{type: oauth2_token_exchange, token_url: 'https://x.test/', subject_token: keyring:a, subject_token_type: jwt, resource: ['urn:a', '/b'], extra: {resource: c}}", []string{
+			"1:122: resource: want absolute URIs without a fragment (RFC 8707 section 2)", `1:146: extra: must not set "resource"`}},
 		{"reserved extra", "{type: oauth2_client_credentials, token_url: 'https://x.test/', client_id: a, client_secret: keyring:a, extra: {grant_type: x}}", []string{
 			`1:112: extra: must not set "grant_type"`}},
 	}
@@ -156,6 +164,7 @@ func TestLiteralSecretsAreNotRepeated(t *testing.T) {
 		"{type: oauth1, consumer_key: [$], consumer_secret: $, token: 'env:$ x', token_secret: $, private_key: $, signature_method: $, realm: [$], placement: $, body_hash: $}",
 		"{type: oauth2_refresh_token, token_url: 'https://x.test/?a#$', client_id: [$], refresh_token: $, client_secret: $, scopes: $, extra: $}",
 		"{type: oauth2_jwt_bearer, token_url: 'https://x.test/?a#$', client_id: [$], key: $, key_id: [$], algorithm: $, claims: {iss: [$]}, lifetime: $}",
+		"{type: oauth2_token_exchange, token_url: 'https://x.test/', subject_token: $, subject_token_type: $, actor_token: $, actor_token_type: [$], requested_token_type: $, resource: [$]}",
 		"[$]",
 		"$",
 	} {

@@ -28,6 +28,7 @@ type clientSettings struct {
 	ClientAuth   strict.At[string]            `yaml:"client_auth" oneof:"basic|post|private_key_jwt|none"`
 	Scopes       strict.At[[]string]          `yaml:"scopes"`
 	Audience     string                       `yaml:"audience"`
+	Resource     strict.At[[]string]          `yaml:"resource"`
 	Extra        strict.At[map[string]string] `yaml:"extra"`
 
 	assertionSettings `yaml:",inline"`
@@ -91,8 +92,11 @@ func (s clientSettings) check() (errs strict.Errors) {
 			break
 		}
 	}
+	if slices.ContainsFunc(s.Resource.Value, func(uri string) bool { return !isURI(uri) }) {
+		errs = append(errs, s.Resource.Errorf("resource: want absolute URIs without a fragment (RFC 8707 section 2)"))
+	}
 	for _, name := range slices.Sorted(maps.Keys(s.Extra.Value)) {
-		if slices.Contains(oauth.Reserved(), name) {
+		if slices.Contains(oauth.Reserved(), name) || name == "resource" && s.Resource.Line != 0 {
 			errs = append(errs, s.Extra.Errorf("extra: must not set %q", name))
 		}
 	}
@@ -106,16 +110,17 @@ func isScope(s string) bool {
 
 // A grant is a bearer token from a token endpoint.
 type grant struct {
-	env    Env
-	client oauth.Client
-	secret secrets.Ref   // of the client; zero if it has none
-	signer secrets.Ref   // the key that signs assertions; zero if there are none
-	proof  *asserter     // says who the client is; nil: something else does
-	refs   []secrets.Ref // all that the token is asked for with
-	key    string
-	host   string
-	ask    func(ctx context.Context) (oauth.Token, error)
-	renew  func(ctx context.Context) (oauth.Token, error) // ask, with hints
+	env     Env
+	client  oauth.Client
+	secret  secrets.Ref   // of the client; zero if it has none
+	signer  secrets.Ref   // the key that signs assertions; zero if there are none
+	subject secrets.Ref   // the token that is exchanged; zero if there is none
+	proof   *asserter     // says who the client is; nil: something else does
+	refs    []secrets.Ref // all that the token is asked for with
+	key     string
+	host    string
+	ask     func(ctx context.Context) (oauth.Token, error)
+	renew   func(ctx context.Context) (oauth.Token, error) // ask, with hints
 
 	failed atomic.Pointer[[]secrets.Value] // what refs were when ask last failed
 }
@@ -123,7 +128,7 @@ type grant struct {
 func (s clientSettings) grant(typ string, env Env, refs ...secrets.Ref) *grant {
 	g := &grant{env: env, secret: s.ClientSecret.Value, refs: refs, client: oauth.Client{
 		HTTP: env.HTTP, TokenURL: s.TokenURL.Value, ID: s.ClientID.Value, Auth: s.auth(),
-		Scopes: s.Scopes.Value, Audience: s.Audience, Extra: s.Extra.Value,
+		Scopes: s.Scopes.Value, Audience: s.Audience, Resource: s.Resource.Value, Extra: s.Extra.Value,
 	}}
 	if !g.secret.IsZero() {
 		g.refs = append(g.refs, g.secret)
@@ -154,7 +159,7 @@ func (g *grant) identify(typ string, s assertionSettings) {
 
 // fingerprint names the token: credentials with equal settings share one, and it survives a reload of the rules.
 func fingerprint(typ string, c oauth.Client, refs []secrets.Ref, more ...any) string {
-	parts := append([]any{typ, c.TokenURL, c.ID, c.Auth, c.Scopes, c.Audience, c.Extra}, more...)
+	parts := append([]any{typ, c.TokenURL, c.ID, c.Auth, c.Scopes, c.Audience, c.Resource, c.Extra}, more...)
 	for _, r := range refs {
 		parts = append(parts, r.Scheme, r.Name, r.Field, r.TTL, r.Timeout) // r itself does not show all of itself
 	}
@@ -228,6 +233,9 @@ func (g *grant) explain(ctx context.Context, err error) error {
 	e := *refused
 	switch {
 	case e.Next != "": // it says so itself
+	case !g.subject.IsZero() && (e.Code == "invalid_grant" || e.Code == "invalid_request"): // RFC 8693 section 2.2.2
+		g.env.Secrets.Reject(g.subject, now[0]) // what renews it may have done so
+		e.Next = replaceHint(g.subject, "a fresh one") + ", or check subject_token_type"
 	case e.Slug() == "token_expired":
 		e.Next = replaceHint(g.refs[0], "a fresh one: this one is expired or revoked")
 	case !g.signer.IsZero() && (e.Code == "invalid_grant" || e.Code == "invalid_client" || e.Code == "unauthorized_client"):

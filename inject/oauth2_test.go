@@ -512,7 +512,7 @@ func TestTokensAreSharedByEqualSettings(t *testing.T) {
 	env, secret := newEnv(t, nil), secretFile(t, "client-secret")
 	base := "{type: oauth2_client_credentials, token_url: $URL, client_id: app, client_secret: $S"
 	vars := map[string]string{"URL": a.URL, "S": secret}
-	for i, fields := range []string{"", ", scopes: [a]", ", scopes: [a, b]", ", scopes: [b, a]", ", audience: a", ", extra: {a: b}", ", extra: {a: c}"} {
+	for i, fields := range []string{"", ", scopes: [a]", ", scopes: [a, b]", ", scopes: [b, a]", ", audience: a", ", resource: ['urn:a']", ", extra: {a: b}", ", extra: {a: c}"} {
 		want := fmt.Sprint("Bearer access-", i+1)
 		for range 2 {
 			wantAuthorization(t, build(t, env, base+fields+"}", vars)[0], want)

@@ -44,6 +44,7 @@ type Client struct {
 	Assertion Sign   // for AuthPrivateKeyJWT: says who the client is
 	Scopes    []string
 	Audience  string
+	Resource  []string          // absolute URIs (RFC 8707 section 2)
 	Extra     map[string]string // further form parameters
 	Now       func() time.Time  // nil: time.Now
 }
@@ -55,7 +56,8 @@ type Sign func() (secrets.Value, error)
 // Reserved lists the form parameters that Extra must not name.
 func Reserved() []string {
 	return []string{"grant_type", "client_id", "client_secret", "scope", "audience", "refresh_token",
-		"client_assertion", "client_assertion_type", "assertion", "code", "username", "password"}
+		"client_assertion", "client_assertion_type", "assertion", "code", "username", "password",
+		"subject_token", "subject_token_type", "actor_token", "actor_token_type", "requested_token_type"}
 }
 
 // CheckURL reports why a token endpoint cannot be asked at raw: it must be https, or http to loopback, with a host
@@ -216,6 +218,9 @@ func (c *Client) params(kind string, proof map[string]secrets.Value) url.Values 
 	}
 	if c.Audience != "" {
 		form.Set("audience", c.Audience)
+	}
+	if len(c.Resource) > 0 {
+		form["resource"] = c.Resource
 	}
 	if c.Auth == AuthPrivateKeyJWT {
 		form.Set("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
