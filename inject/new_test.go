@@ -125,6 +125,8 @@ func TestNewMistakes(t *testing.T) {
 			`1:1: missing field "client_id"`, "1:130: actor_token_type: needs an actor_token"}},
 		{"resource", "{type: oauth2_token_exchange, token_url: 'https://x.test/', subject_token: keyring:a, subject_token_type: jwt, resource: ['urn:a', '/b'], extra: {resource: c}}", []string{
 			"1:122: resource: want absolute URIs without a fragment (RFC 8707 section 2)", `1:146: extra: must not set "resource"`}},
+		{"issuer and token_url", "{type: oauth2_client_credentials, token_url: 'https://x.test/', issuer: 'https://x.test/?a', client_id: a, client_secret: keyring:a}", []string{
+			"1:73: issuer: a query (?) in the URL is not allowed", "1:73: issuer: token_url says it already; leave one out"}},
 		{"reserved extra", "{type: oauth2_client_credentials, token_url: 'https://x.test/', client_id: a, client_secret: keyring:a, extra: {grant_type: x}}", []string{
 			`1:112: extra: must not set "grant_type"`}},
 	}

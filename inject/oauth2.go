@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/credproxy/credproxy/internal/strict"
 	"github.com/credproxy/credproxy/oauth"
@@ -23,6 +24,7 @@ import (
 // clientSettings are the fields of all OAuth 2.0 types.
 type clientSettings struct {
 	TokenURL     strict.At[string]            `yaml:"token_url"`
+	Issuer       strict.At[string]            `yaml:"issuer"`
 	ClientID     strict.At[string]            `yaml:"client_id"`
 	ClientSecret strict.At[secrets.Ref]       `yaml:"client_secret"`
 	ClientAuth   strict.At[string]            `yaml:"client_auth" oneof:"basic|post|private_key_jwt|none"`
@@ -44,7 +46,7 @@ func (s clientSettings) auth() string {
 
 // require reports that token_url or client_id is not there, for the types that need both.
 func (s clientSettings) require(at *yaml.Node) (errs strict.Errors) {
-	if s.TokenURL.Line == 0 {
+	if s.TokenURL.Line == 0 && s.Issuer.Line == 0 {
 		errs = append(errs, strict.Errorf(at, "missing field %q", "token_url"))
 	}
 	if s.ClientID.Line == 0 {
@@ -70,6 +72,14 @@ func (s clientSettings) check() (errs strict.Errors) {
 	if s.TokenURL.Line != 0 {
 		if err := oauth.CheckURL(s.TokenURL.Value); err != nil {
 			errs = append(errs, s.TokenURL.Errorf("token_url: %s", err))
+		}
+	}
+	if s.Issuer.Line != 0 {
+		if err := oauth.CheckIssuer(s.Issuer.Value); err != nil {
+			errs = append(errs, s.Issuer.Errorf("issuer: %s", err))
+		}
+		if s.TokenURL.Line != 0 {
+			errs = append(errs, s.Issuer.Errorf("issuer: token_url says it already; leave one out"))
 		}
 	}
 	if s.ClientID.Line != 0 && s.ClientID.Value == "" {
@@ -113,6 +123,7 @@ type grant struct {
 	env     Env
 	client  oauth.Client
 	secret  secrets.Ref   // of the client; zero if it has none
+	issuer  string        // names the token endpoint; empty: client has it
 	signer  secrets.Ref   // the key that signs assertions; zero if there are none
 	subject secrets.Ref   // the token that is exchanged; zero if there is none
 	proof   *asserter     // says who the client is; nil: something else does
@@ -122,21 +133,48 @@ type grant struct {
 	ask     func(ctx context.Context) (oauth.Token, error)
 	renew   func(ctx context.Context) (oauth.Token, error) // ask, with hints
 
+	found  atomic.Pointer[endpoint]
 	failed atomic.Pointer[[]secrets.Value] // what refs were when ask last failed
 }
 
+// An endpoint is what an issuer said last.
+type endpoint struct {
+	url  string
+	when time.Time
+}
+
+// endpointLife is how long the answer of an issuer is taken for true.
+const endpointLife = time.Hour
+
+// endpoint is the client's token endpoint, empty if the rule names neither it nor an issuer.
+func (g *grant) endpoint(ctx context.Context) (string, error) {
+	if g.issuer == "" {
+		return g.client.TokenURL, nil
+	}
+	now := time.Now().Round(0)
+	if f := g.found.Load(); f != nil && !now.Before(f.when) && now.Sub(f.when) < endpointLife {
+		return f.url, nil
+	}
+	found, err := oauth.Discover(ctx, g.client.HTTP, g.issuer)
+	if err != nil {
+		return "", err
+	}
+	g.found.Store(&endpoint{found, now})
+	return found, nil
+}
+
 func (s clientSettings) grant(typ string, env Env, refs ...secrets.Ref) *grant {
-	g := &grant{env: env, secret: s.ClientSecret.Value, refs: refs, client: oauth.Client{
+	g := &grant{env: env, issuer: s.Issuer.Value, secret: s.ClientSecret.Value, refs: refs, client: oauth.Client{
 		HTTP: env.HTTP, TokenURL: s.TokenURL.Value, ID: s.ClientID.Value, Auth: s.auth(),
 		Scopes: s.Scopes.Value, Audience: s.Audience, Resource: s.Resource.Value, Extra: s.Extra.Value,
 	}}
 	if !g.secret.IsZero() {
 		g.refs = append(g.refs, g.secret)
 	}
-	if u, err := url.Parse(g.client.TokenURL); err == nil {
+	if u, err := url.Parse(cmp.Or(g.client.TokenURL, g.issuer)); err == nil {
 		g.host = u.Host
 	}
-	g.key = fingerprint(typ, g.client, g.refs)
+	g.key = fingerprint(typ, g.client, g.refs, g.issuer)
 	if g.client.Auth == oauth.AuthPrivateKeyJWT {
 		g.identify(typ, s.assertionSettings)
 	}
@@ -154,7 +192,7 @@ func (g *grant) identify(typ string, s assertionSettings) {
 	}
 	g.signer = s.Key.Value
 	g.refs = append(g.refs, g.signer)
-	g.key = fingerprint(typ, g.client, g.refs, g.proof.name, g.proof.keyID)
+	g.key = fingerprint(typ, g.client, g.refs, g.issuer, g.proof.name, g.proof.keyID)
 }
 
 // fingerprint names the token: credentials with equal settings share one, and it survives a reload of the rules.
@@ -201,6 +239,9 @@ func (g *grant) Targets() []Target {
 // asClient is the client, ready to say who it is (RFC 7523 section 3 for assertions), and its secret, empty if it has none.
 func (g *grant) asClient(ctx context.Context) (client oauth.Client, secret secrets.Value, err error) {
 	client = g.client
+	if client.TokenURL, err = g.endpoint(ctx); err != nil {
+		return oauth.Client{}, secrets.Value{}, err
+	}
 	if g.proof == nil {
 		secret, err = g.clientSecret(ctx)
 		return client, secret, err
@@ -270,7 +311,7 @@ func (g *grant) advice(e *oauth.Error) string {
 	case e.Code != "" || e.Status == http.StatusUnauthorized || e.Status == http.StatusForbidden:
 		return "check client_id, client_auth, scopes and audience in the rules file"
 	}
-	return "check token_url in the rules file"
+	return "check token_url or issuer in the rules file"
 }
 
 // changed reports whether a secret is another than when the renewal failed, so that "secret set" helps at once.

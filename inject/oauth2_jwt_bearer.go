@@ -45,7 +45,7 @@ func newJWTBearer(s jwtBearerSettings, at *yaml.Node, env Env) (method, strict.E
 	}
 	g := s.grant("oauth2_jwt_bearer", env, s.Key.Value)
 	g.signer = s.Key.Value
-	g.key = fingerprint("oauth2_jwt_bearer", g.client, g.refs, a.name, a.keyID, s.Claims.Value, lifetime)
+	g.key = fingerprint("oauth2_jwt_bearer", g.client, g.refs, g.issuer, a.name, a.keyID, s.Claims.Value, lifetime)
 	g.ask = func(ctx context.Context) (oauth.Token, error) { return g.assert(ctx, a, s.Claims.Value) }
 	return g, nil
 }
@@ -63,7 +63,7 @@ func (s jwtBearerSettings) checkClaims() (errs strict.Errors) {
 
 // assert asks for a token with an assertion that has claims, and those that follow from the rest.
 func (g *grant) assert(ctx context.Context, a *asserter, claims map[string]any) (oauth.Token, error) {
-	secret, err := g.clientSecret(ctx)
+	client, secret, err := g.asClient(ctx)
 	if err != nil {
 		return oauth.Token{}, err
 	}
@@ -71,7 +71,6 @@ func (g *grant) assert(ctx context.Context, a *asserter, claims map[string]any) 
 	if err != nil {
 		return oauth.Token{}, err
 	}
-	client := g.client
 	client.TokenURL = cmp.Or(client.TokenURL, key.tokenURL)
 	if client.TokenURL == "" {
 		return oauth.Token{}, &oauth.Error{Why: "the rule has no token_url, and its key is not the JSON of a service account, which would have one",

@@ -1,0 +1,96 @@
+package oauth
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// CheckIssuer reports why raw cannot be an issuer: it must be as CheckURL has it, without a query (RFC 8414 section 2).
+func CheckIssuer(raw string) error {
+	if err := CheckURL(raw); err != nil {
+		return err
+	}
+	if strings.Contains(raw, "?") {
+		return errors.New("a query (?) in the URL is not allowed")
+	}
+	return nil
+}
+
+// Discover is the token endpoint that the authorization server issuer names in its metadata (RFC 8414 section 3), or, if
+// it has none there, in those of OpenID Connect. It takes at most 15 seconds. The error, if any, is an *Error.
+func Discover(ctx context.Context, hc *http.Client, issuer string) (tokenURL string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	u, err := url.Parse(issuer)
+	if err != nil || hc == nil {
+		return "", &Error{Why: "the issuer cannot be asked"}
+	}
+	base, path := u.Scheme+"://"+u.Host, strings.TrimSuffix(u.EscapedPath(), "/")
+	tokenURL, failed := metadata(ctx, hc, base+"/.well-known/oauth-authorization-server"+path, issuer)
+	if failed != nil && failed.Status == http.StatusNotFound {
+		tokenURL, failed = metadata(ctx, hc, base+path+"/.well-known/openid-configuration", issuer)
+	}
+	if failed != nil {
+		failed.Host = u.Host
+		return "", failed
+	}
+	return tokenURL, nil
+}
+
+// metadata reads one document. The issuer in it must be the one that was asked (RFC 8414 section 3.3).
+func metadata(ctx context.Context, hc *http.Client, from, issuer string) (string, *Error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
+	if err != nil {
+		return "", &Error{Why: "the issuer cannot be asked"}
+	}
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("User-Agent", "credproxy")
+	plain := http.Client{Transport: cmp.Or(hc.Transport, http.DefaultTransport), Timeout: hc.Timeout, CheckRedirect: noRedirect}
+	resp, err := plain.Do(req)
+	if err != nil {
+		return "", unread(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err != nil {
+		return "", unread(err)
+	}
+	var doc struct {
+		Issuer        string `json:"issuer"`
+		TokenEndpoint string `json:"token_endpoint"`
+	}
+	e := &Error{Status: resp.StatusCode}
+	switch {
+	case resp.StatusCode != http.StatusOK:
+		e.Why = "the issuer's metadata are not there"
+	case len(body) > maxAnswer:
+		e.Why = "the issuer's metadata are larger than 64 KiB"
+	case json.Unmarshal(body, &doc) != nil:
+		e.Why = "the issuer's metadata are not a JSON object"
+	case doc.Issuer != issuer:
+		e.Why = "the metadata are those of another issuer"
+	case CheckURL(doc.TokenEndpoint) != nil:
+		e.Why = "the issuer's metadata have no token_endpoint with https"
+	default:
+		return doc.TokenEndpoint, nil
+	}
+	return "", e
+}
+
+// unread is an error of the network, without the address.
+func unread(err error) *Error {
+	var lost *url.Error
+	switch {
+	case timedOut(err):
+		return &Error{timeout: true, Why: "no answer in time"}
+	case errors.As(err, &lost):
+		return &Error{Why: safe(lost.Err.Error(), nil)}
+	}
+	return &Error{Why: "the issuer's metadata broke off"}
+}
