@@ -217,8 +217,7 @@ func (x *exchange) retry(p *pool, req *http.Request, d rules.Decision, used []us
 	if err != nil {
 		return first
 	}
-	_, _ = io.CopyN(io.Discard, first.Body, maxReplay) // so that the connection can be used again
-	_ = first.Body.Close()
+	_ = first.Body.Close() // unread, which may cost the connection: its end may never come
 	return second
 }
 
