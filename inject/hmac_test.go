@@ -149,7 +149,7 @@ func TestHMACUsedAndRejected(t *testing.T) {
 		if got := req.Header["X-Sig"]; len(got) != 1 || got[0] != hex.EncodeToString(mac.Sum(nil)) {
 			t.Errorf("X-Sig %q is not signed with %q", got, want)
 		}
-		c.Reject(used)
+		refuse(c, used)
 	}
 	sign("before")
 	if err := os.WriteFile(strings.TrimPrefix(ref, "file:"), []byte("after"), 0o600); err != nil {

@@ -50,12 +50,14 @@ type Credential interface {
 	// Apply puts the credential on req, the caller's own copy, replacing any that the client sent. Some types read
 	// the body, up to a bound, and put another in its place; all others leave it alone. It waits no
 	// longer than req's context. It returns the values that it used, so that the response can be scrubbed of
-	// them and so that Reject can be told which were refused. After an error req must not be sent.
+	// them and so that Answer can be told which were sent. After an error req must not be sent.
 	Apply(req *http.Request) (used []secrets.Value, err error)
 
-	// Reject says that the upstream answered 401 to used, as Apply returned it: the next Apply uses fresh values
-	// if there are any.
-	Reject(used []secrets.Value)
+	// Answer sees what the upstream answered to a request with used, as Apply returned it. resp.Request is what was
+	// sent, for the time that sent counts from 1. Answer may take from resp's header what is not for the client; it
+	// leaves the body alone. again says that the next Apply may fare better: then the request is worth sending once
+	// more, unless that Apply uses the same values.
+	Answer(resp *http.Response, used []secrets.Value, sent int) (again bool)
 
 	// Targets says where Apply writes, and what, with references in place of values.
 	Targets() []Target
@@ -182,8 +184,14 @@ type maker func(n *yaml.Node, env Env) (Credential, strict.Errors)
 // A method is what is special about one type.
 type method interface {
 	Apply(req *http.Request) (used []secrets.Value, err error)
-	Reject(used []secrets.Value)
 	Targets() []Target
+	// Reject says that the upstream answered 401 to used: the next Apply uses fresh values if there are any.
+	Reject(used []secrets.Value)
+}
+
+// An answerer is a method to which more than a 401 says something. Its Answer is that of the Credential.
+type answerer interface {
+	Answer(resp *http.Response, used []secrets.Value, sent int) (again bool)
 }
 
 // typ makes a table entry of the function that builds a credential from its settings C. build also reports what is
@@ -215,6 +223,17 @@ type credential struct {
 
 func (c *credential) Type() string        { return c.typ }
 func (c *credential) Refs() []secrets.Ref { return slices.Clone(c.refs) }
+
+func (c *credential) Answer(resp *http.Response, used []secrets.Value, sent int) (again bool) {
+	if a, ok := c.method.(answerer); ok {
+		return a.Answer(resp, used, sent)
+	}
+	if resp.StatusCode != http.StatusUnauthorized {
+		return false
+	}
+	c.Reject(used)
+	return sent == 1
+}
 
 // refsIn collects the references in the fields of v, each once.
 func refsIn(v reflect.Value, refs []secrets.Ref) []secrets.Ref {

@@ -337,7 +337,7 @@ func TestRejectReadsTheSecretAgain(t *testing.T) {
 			if got, _ := apply(); got != tt.before {
 				t.Errorf("before Reject: %q, want %q", got, tt.before)
 			}
-			c.Reject(used)
+			refuse(c, used)
 			if got, _ := apply(); got != tt.after {
 				t.Errorf("after Reject: %q, want %q", got, tt.after)
 			}

@@ -2,6 +2,7 @@ package inject_test
 
 import (
 	"errors"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/credproxy/credproxy/inject"
 	"github.com/credproxy/credproxy/internal/strict"
+	"github.com/credproxy/credproxy/secrets"
 	"gopkg.in/yaml.v3"
 )
 
@@ -223,4 +225,9 @@ func TestEveryTypeIsDocumented(t *testing.T) {
 			t.Errorf("rules.example.yaml has no example of type %s", typ)
 		}
 	}
+}
+
+// refuse tells c of a 401.
+func refuse(c inject.Credential, used []secrets.Value) (again bool) {
+	return c.Answer(&http.Response{StatusCode: http.StatusUnauthorized}, used, 1)
 }

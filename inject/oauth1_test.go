@@ -234,7 +234,7 @@ func TestOAuth1UsedAndRejected(t *testing.T) {
 		for _, v := range used {
 			got = append(got, v.Reveal())
 		}
-		c.Reject(used)
+		refuse(c, used)
 		return got
 	}
 	if got, want := apply(), []string{"c&s", "ts", "ck", "tok", "c%26s&ts", "c%2526s%26ts"}; !slices.Equal(got, want) {

@@ -46,7 +46,7 @@ func TestIssuer(t *testing.T) {
 			c := build(t, newEnv(t, nil), "{type: oauth2_client_credentials, issuer: $URL, client_id: app, client_secret: $S}",
 				map[string]string{"URL": srv.URL + "/tenant", "S": secretFile(t, "client-secret")})[0]
 			if tt.want == "" {
-				c.Reject(wantAuthorization(t, c, "Bearer access-1"))
+				refuse(c, wantAuthorization(t, c, "Bearer access-1"))
 				wantAuthorization(t, c, "Bearer access-2")
 				if asked != 1 {
 					t.Errorf("the issuer was asked %d times, want 1", asked)

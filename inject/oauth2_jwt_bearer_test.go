@@ -72,7 +72,7 @@ func TestJWTBearer(t *testing.T) {
 			if claims["aud"] != a.URL+"/token" {
 				t.Errorf("aud is %v, want the token endpoint", claims["aud"])
 			}
-			c.Reject(used) // the upstream answered 401: another token, and another assertion for it
+			refuse(c, used) // the upstream answered 401: another token, and another assertion for it
 			wantAuthorization(t, c, "Bearer access-2")
 		})
 	}

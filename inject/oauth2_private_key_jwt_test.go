@@ -50,7 +50,7 @@ func TestPrivateKeyJWT(t *testing.T) {
 // wantAssertion gets two access tokens from a, and looks at the assertion for the second.
 func wantAssertion(t *testing.T, a *assertionServer, c inject.Credential, algorithm string, id any) {
 	t.Helper()
-	c.Reject(wantAuthorization(t, c, "Bearer access-1"))
+	refuse(c, wantAuthorization(t, c, "Bearer access-1"))
 	wantAuthorization(t, c, "Bearer access-2")
 	header, claims, form := a.last(t)
 	if header["alg"] != algorithm || header["kid"] != id || claims["iss"] != "app" || claims["sub"] != "app" || claims["aud"] != a.URL+"/token" {

@@ -187,7 +187,7 @@ func TestClientCredentialsOnTheWire(t *testing.T) {
 	if len(used) != 1 || used[0].Reveal() != "access-1" {
 		t.Errorf("used is not the access token")
 	}
-	c.Reject(used)
+	refuse(c, used)
 	wantAuthorization(t, c, "Bearer access-2")
 }
 
@@ -280,7 +280,7 @@ func TestRotationIsStoredBeforeUse(t *testing.T) {
 		}
 		_ = resp.Body.Close()
 		if i == 1 {
-			c.Reject(used)
+			refuse(c, used)
 		}
 	}
 	if requests != 3 || a.valid() != "refresh-token-2" {
@@ -297,9 +297,9 @@ func TestTwoProxiesShareOneRefreshToken(t *testing.T) {
 	two := refresher(t, newEnv(t, openStore(t, state)), a)
 	wantAuthorization(t, one, "Bearer access-1")
 	used := wantAuthorization(t, two, "Bearer access-2")
-	two.Reject(used)
+	refuse(two, used)
 	wantAuthorization(t, two, "Bearer access-3")
-	one.Reject([]secrets.Value{secrets.NewValue("access-1")})
+	refuse(one, []secrets.Value{secrets.NewValue("access-1")})
 	wantAuthorization(t, one, "Bearer access-4")
 	if got := stored(t, state, "rt"); got != "refresh-token-4" || a.valid() != got {
 		t.Errorf("stored %q, valid %q, want refresh-token-4", got, a.valid())
@@ -310,7 +310,7 @@ func TestServerKeepsTheRefreshToken(t *testing.T) {
 	t.Parallel()
 	a := newAuthServer(t, false)
 	c, _, state := newRefresher(t, a)
-	c.Reject(wantAuthorization(t, c, "Bearer access-1"))
+	refuse(c, wantAuthorization(t, c, "Bearer access-1"))
 	wantAuthorization(t, c, "Bearer access-2")
 	if got := stored(t, state, "rt"); got != "refresh-token-0" {
 		t.Errorf("stored %q, want refresh-token-0", got)
@@ -409,7 +409,7 @@ func TestServerDownWhileTheTokenIsValid(t *testing.T) {
 	used := wantAuthorization(t, c, "Bearer access-1")
 	a.Close()
 	wantAuthorization(t, c, "Bearer access-1")
-	c.Reject(used) // an upstream's 401 does not make the token worthless either
+	refuse(c, used) // an upstream's 401 does not make the token worthless either
 	wantAuthorization(t, c, "Bearer access-1")
 }
 

@@ -86,7 +86,7 @@ func TestTokenExchangeReadsTheSubjectAgain(t *testing.T) {
 	if err := os.WriteFile(strings.TrimPrefix(ref, "file:"), []byte(s.good), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c.Reject(used)
+	refuse(c, used)
 	wantAuthorization(t, c, "Bearer access-1")
 	if last := s.forms[len(s.forms)-1].Get("subject_token"); last != s.good {
 		t.Errorf("asked with %q at last, want %q", last, s.good)

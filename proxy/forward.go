@@ -49,8 +49,13 @@ func (s *Server) forward(x *exchange, req *http.Request) (*http.Response, error)
 	if err != nil {
 		return nil, err
 	}
-	if resp.StatusCode == http.StatusUnauthorized && len(used) > 0 {
-		resp = x.retry(p, req, d, used, resp)
+	for sent := 1; answered(resp, used, sent) && sent < maxSends; sent++ {
+		next, again := x.retry(p, req, d, used)
+		if next == nil {
+			break // the upstream's own answer says more
+		}
+		_ = resp.Body.Close() // unread, which may cost the connection: its end may never come
+		resp, used = next, again
 	}
 	return x.receive(resp)
 }
@@ -192,33 +197,42 @@ func left(err error) error {
 	return &fault{slug: clientGone, detail: "the client left before the answer", cause: err}
 }
 
-// retry answers a 401: the credentials that were refused are renewed and the request is sent once more, if they did
-// change and the body is still there.
-func (x *exchange) retry(p *pool, req *http.Request, d rules.Decision, used []usage, first *http.Response) *http.Response {
+// maxSends bounds how often one request is sent.
+const maxSends = 3
+
+// answered tells the credentials of resp, and reports whether one of them may fare better if the request is sent again.
+func answered(resp *http.Response, used []usage, sent int) (again bool) {
 	for _, u := range used {
-		u.credential.Reject(u.values)
+		if u.credential.Answer(resp, u.values, sent) {
+			again = true
+		}
 	}
+	return again
+}
+
+// retry sends the request once more with what the credentials are now. It returns nil if that cannot be, because the
+// body is gone, or would be no use, because the credentials are the same.
+func (x *exchange) retry(p *pool, req *http.Request, d rules.Decision, used []usage) (*http.Response, []usage) {
 	body := io.ReadCloser(http.NoBody)
 	if x.body != nil {
 		kept, whole := x.body.whole()
 		if !whole {
-			return first
+			return nil, nil
 		}
 		body = io.NopCloser(bytes.NewReader(kept))
 	}
 	if x.upgrade != "" {
-		return first
+		return nil, nil
 	}
 	out, again, err := x.authenticate(req, body, d)
 	if err != nil || sameValues(used, again) {
-		return first // the upstream's own answer says more
+		return nil, nil
 	}
-	second, err := x.send(p, out)
+	resp, err := x.send(p, out)
 	if err != nil {
-		return first
+		return nil, nil
 	}
-	_ = first.Body.Close() // unread, which may cost the connection: its end may never come
-	return second
+	return resp, again
 }
 
 func sameValues(a, b []usage) bool {
