@@ -29,6 +29,7 @@ var arrows = map[string][]string{
 	"audit":             {},
 	"internal/strict":   {},
 	"internal/testneed": {},
+	"internal/testoidc": {"internal/testneed"},
 }
 
 func TestImportsGoOneWay(t *testing.T) {
