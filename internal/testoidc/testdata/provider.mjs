@@ -31,7 +31,8 @@ const provider = new Provider(issuer, {
   rotateRefreshToken: () => config.rotate ?? true,
   issueRefreshToken: (ctx, client) => client.grantTypeAllowed('refresh_token'),
   pkce: { required: () => true },
-  clientAuthMethods: ['none', 'client_secret_basic', 'client_secret_post', 'private_key_jwt', 'self_signed_tls_client_auth', 'tls_client_auth'],
+  clientAuthMethods: ['none', 'client_secret_basic', 'client_secret_post', 'private_key_jwt',
+    ...(config.cert ? ['self_signed_tls_client_auth', 'tls_client_auth'] : [])],
   assertJwtClientAuthClaimsAndHeader: (ctx, claims, header, client) => say({
     event: 'assertion', client: client.clientId, claims, header,
   }),
