@@ -40,6 +40,15 @@ type Env struct {
 	Secrets *secrets.Resolver
 	Tokens  *oauth.Cache
 	HTTP    *http.Client // for token endpoints: verified TLS, no redirects, no proxy from the environment
+
+	Certificate *Certificate // of the rule's tls field; nil: it has none
+}
+
+// A Certificate is who a client is in TLS.
+type Certificate struct {
+	ID   string       // equal for equal certificates
+	Key  secrets.Ref  // of its private key
+	HTTP *http.Client // as Env.HTTP, and shows the certificate
 }
 
 // A Credential is one entry of a rule's inject field, ready for use. It is safe for concurrent use.

@@ -93,7 +93,7 @@ func TestNewMistakes(t *testing.T) {
 			"1:41: token_url: want https:// (http:// only to loopback)"}},
 		{"client credentials without a secret", "{type: oauth2_client_credentials, token_url: 'https://x.test/', client_id: a}", []string{`1:1: missing field "client_secret"`}},
 		{"client_auth", "{type: oauth2_refresh_token, token_url: 'https://x.test/', client_id: a, refresh_token: keyring:a, client_auth: body}", []string{
-			`1:113: client_auth must be "basic", "post", "private_key_jwt" or "none"`}},
+			`1:113: client_auth must be "basic", "post", "private_key_jwt", "tls" or "none"`}},
 		{"client_auth without a secret", "{type: oauth2_refresh_token, token_url: 'https://x.test/', client_id: a, refresh_token: keyring:a, client_auth: post}", []string{
 			"1:113: client_auth: needs a client_secret"}},
 		{"a secret without client_auth", "{type: oauth2_refresh_token, token_url: 'https://x.test/', client_id: a, refresh_token: keyring:a, client_auth: none, client_secret: keyring:b}", []string{
@@ -115,6 +115,10 @@ func TestNewMistakes(t *testing.T) {
 			"1:92: client_auth: needs a key"}},
 		{"private_key_jwt with a secret", "{type: oauth2_client_credentials, token_url: 'https://x.test/', client_id: a, client_auth: private_key_jwt, key: keyring:a, client_secret: keyring:a}", []string{
 			"1:140: client_secret: is not used with client_auth private_key_jwt"}},
+		{"client_auth tls without a certificate", "{type: oauth2_client_credentials, token_url: https://a.example/, client_id: app, client_auth: tls, client_secret: keyring:a, key: keyring:b}", []string{
+			"1:95: client_auth: needs a certificate in the rule: tls: {cert: FILE, key: REFERENCE}",
+			"1:115: client_secret: is not used with client_auth tls",
+			"1:131: key: is used only with client_auth private_key_jwt"}},
 		{"a key that nothing uses", "{type: oauth2_refresh_token, token_url: 'https://x.test/', client_id: a, refresh_token: keyring:a, key: keyring:a, algorithm: RS256}", []string{
 			"1:105: key: is used only with client_auth private_key_jwt", "1:127: algorithm: is used only with client_auth private_key_jwt"}},
 		{"private_key_jwt twice over", "{type: oauth2_jwt_bearer, token_url: 'https://x.test/', client_id: a, key: keyring:a, client_auth: private_key_jwt}", []string{

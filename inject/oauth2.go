@@ -27,7 +27,7 @@ type clientSettings struct {
 	Issuer       strict.At[string]            `yaml:"issuer"`
 	ClientID     strict.At[string]            `yaml:"client_id"`
 	ClientSecret strict.At[secrets.Ref]       `yaml:"client_secret"`
-	ClientAuth   strict.At[string]            `yaml:"client_auth" oneof:"basic|post|private_key_jwt|none"`
+	ClientAuth   strict.At[string]            `yaml:"client_auth" oneof:"basic|post|private_key_jwt|tls|none"`
 	Scopes       strict.At[[]string]          `yaml:"scopes"`
 	Audience     string                       `yaml:"audience"`
 	Resource     strict.At[[]string]          `yaml:"resource"`
@@ -68,7 +68,7 @@ func (s clientSettings) onlyForClient() (errs strict.Errors) {
 	return errs
 }
 
-func (s clientSettings) check() (errs strict.Errors) {
+func (s clientSettings) check(env Env) (errs strict.Errors) {
 	if s.TokenURL.Line != 0 {
 		if err := oauth.CheckURL(s.TokenURL.Value); err != nil {
 			errs = append(errs, s.TokenURL.Errorf("token_url: %s", err))
@@ -86,16 +86,7 @@ func (s clientSettings) check() (errs strict.Errors) {
 		errs = append(errs, s.ClientID.Errorf("client_id: must not be empty"))
 	}
 	errs = append(errs, s.assertionSettings.check()...)
-	switch byKey := s.ClientAuth.Value == oauth.AuthPrivateKeyJWT; {
-	case byKey && s.ClientSecret.Line != 0:
-		errs = append(errs, s.ClientSecret.Errorf("client_secret: is not used with client_auth private_key_jwt"))
-	case byKey && s.Key.Line == 0:
-		errs = append(errs, s.ClientAuth.Errorf("client_auth: needs a key"))
-	case s.ClientAuth.Value == oauth.AuthNone && s.ClientSecret.Line != 0:
-		errs = append(errs, s.ClientSecret.Errorf("client_secret: is not used with client_auth none"))
-	case s.ClientSecret.Line == 0 && (s.ClientAuth.Value == oauth.AuthBasic || s.ClientAuth.Value == oauth.AuthPost):
-		errs = append(errs, s.ClientAuth.Errorf("client_auth: needs a client_secret"))
-	}
+	errs = append(errs, s.checkAuth(env)...)
 	for _, scope := range s.Scopes.Value {
 		if scope != "" && !isScope(scope) {
 			errs = append(errs, s.Scopes.Errorf("scopes: want one scope in each item, without spaces or quotes"))
@@ -109,6 +100,28 @@ func (s clientSettings) check() (errs strict.Errors) {
 		if slices.Contains(oauth.Reserved(), name) || name == "resource" && s.Resource.Line != 0 {
 			errs = append(errs, s.Extra.Errorf("extra: must not set %q", name))
 		}
+	}
+	return errs
+}
+
+// checkAuth reports what client_auth lacks, or has too much.
+func (s clientSettings) checkAuth(env Env) (errs strict.Errors) {
+	auth := s.ClientAuth.Value
+	switch auth {
+	case oauth.AuthPrivateKeyJWT, oauth.AuthTLS, oauth.AuthNone:
+		if s.ClientSecret.Line != 0 {
+			errs = append(errs, s.ClientSecret.Errorf("client_secret: is not used with client_auth %s", auth))
+		}
+	case oauth.AuthBasic, oauth.AuthPost:
+		if s.ClientSecret.Line == 0 {
+			errs = append(errs, s.ClientAuth.Errorf("client_auth: needs a client_secret"))
+		}
+	}
+	switch {
+	case auth == oauth.AuthPrivateKeyJWT && s.Key.Line == 0:
+		errs = append(errs, s.ClientAuth.Errorf("client_auth: needs a key"))
+	case auth == oauth.AuthTLS && env.Certificate == nil:
+		errs = append(errs, s.ClientAuth.Errorf("client_auth: needs a certificate in the rule: tls: {cert: FILE, key: REFERENCE}"))
 	}
 	return errs
 }
@@ -155,7 +168,7 @@ func (g *grant) endpoint(ctx context.Context) (string, error) {
 	if f := g.found.Load(); f != nil && !now.Before(f.when) && now.Sub(f.when) < endpointLife {
 		return f.url, nil
 	}
-	found, err := oauth.Discover(ctx, g.client.HTTP, g.issuer)
+	found, err := oauth.Discover(ctx, g.env.HTTP, g.issuer)
 	if err != nil {
 		return "", err
 	}
@@ -175,8 +188,11 @@ func (s clientSettings) grant(typ string, env Env, refs ...secrets.Ref) *grant {
 		g.host = u.Host
 	}
 	g.key = fingerprint(typ, g.client, g.refs, g.issuer)
-	if g.client.Auth == oauth.AuthPrivateKeyJWT {
+	switch g.client.Auth {
+	case oauth.AuthPrivateKeyJWT:
 		g.identify(typ, s.assertionSettings)
+	case oauth.AuthTLS:
+		g.show(typ, env.Certificate)
 	}
 	g.renew = func(ctx context.Context) (oauth.Token, error) {
 		t, err := g.ask(ctx)
@@ -193,6 +209,16 @@ func (g *grant) identify(typ string, s assertionSettings) {
 	g.signer = s.Key.Value
 	g.refs = append(g.refs, g.signer)
 	g.key = fingerprint(typ, g.client, g.refs, g.issuer, g.proof.name, g.proof.keyID)
+}
+
+// show has the client say who it is with a certificate (RFC 8705 section 2).
+func (g *grant) show(typ string, c *Certificate) {
+	if c == nil { // reported by checkAuth
+		return
+	}
+	g.client.HTTP, g.signer = c.HTTP, c.Key
+	g.refs = append(g.refs, c.Key)
+	g.key = fingerprint(typ, g.client, g.refs, g.issuer, c.ID)
 }
 
 // fingerprint names the token: credentials with equal settings share one, and it survives a reload of the rules.
@@ -241,6 +267,10 @@ func (g *grant) asClient(ctx context.Context) (client oauth.Client, secret secre
 	client = g.client
 	if client.TokenURL, err = g.endpoint(ctx); err != nil {
 		return oauth.Client{}, secrets.Value{}, err
+	}
+	if client.Auth == oauth.AuthTLS { // a key that cannot be had is told better here than by a failed handshake
+		_, err = g.env.Secrets.Resolve(ctx, g.signer)
+		return client, secrets.Value{}, err
 	}
 	if g.proof == nil {
 		secret, err = g.clientSecret(ctx)
@@ -295,7 +325,10 @@ func (g *grant) explain(ctx context.Context, err error) error {
 func (g *grant) distrust(now []secrets.Value) string {
 	g.env.Secrets.Reject(g.signer, now[slices.Index(g.refs, g.signer)])
 	fields := "key_id, algorithm and claims"
-	if g.proof != nil {
+	switch {
+	case g.client.Auth == oauth.AuthTLS:
+		return "check client_id and tls.cert in the rules file, and that the server knows the certificate of the key " + g.signer.String()
+	case g.proof != nil:
 		fields = "client_id, key_id and algorithm"
 	}
 	return "check " + fields + " in the rules file, this computer's clock, and that the server knows the key " + g.signer.String()

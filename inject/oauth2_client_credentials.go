@@ -15,8 +15,8 @@ type clientCredentialsSettings struct {
 
 // newClientCredentials is the client credentials grant (RFC 6749 section 4.4). It is for confidential clients only.
 func newClientCredentials(s clientCredentialsSettings, at *yaml.Node, env Env) (method, strict.Errors) {
-	errs := slices.Concat(s.require(at), s.check(), s.onlyForClient())
-	if s.ClientSecret.Line == 0 && s.ClientAuth.Value != oauth.AuthPrivateKeyJWT {
+	errs := slices.Concat(s.require(at), s.check(env), s.onlyForClient())
+	if auth := s.ClientAuth.Value; s.ClientSecret.Line == 0 && auth != oauth.AuthPrivateKeyJWT && auth != oauth.AuthTLS {
 		errs = append(errs, strict.Errorf(at, "missing field %q", "client_secret"))
 	}
 	if len(errs) > 0 {

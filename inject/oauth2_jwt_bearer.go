@@ -22,7 +22,7 @@ type jwtBearerSettings struct {
 
 // newJWTBearer is the JWT bearer grant (RFC 7523 section 2.1).
 func newJWTBearer(s jwtBearerSettings, at *yaml.Node, env Env) (method, strict.Errors) {
-	errs := slices.Concat(s.clientSettings.check(), s.checkClaims())
+	errs := slices.Concat(s.clientSettings.check(env), s.checkClaims())
 	if s.ClientAuth.Value == oauth.AuthPrivateKeyJWT {
 		return nil, append(errs, s.ClientAuth.Errorf("client_auth: the assertion says who the client is; leave this out"))
 	}

@@ -23,7 +23,7 @@ const rotationTimeout = 3 * time.Minute
 // newRefreshToken is the refresh token grant (RFC 6749 section 6). A rotated refresh token is stored before the
 // access token that came with it is used.
 func newRefreshToken(s refreshTokenSettings, at *yaml.Node, env Env) (method, strict.Errors) {
-	if errs := slices.Concat(s.require(at), s.check(), s.onlyForClient()); len(errs) > 0 {
+	if errs := slices.Concat(s.require(at), s.check(env), s.onlyForClient()); len(errs) > 0 {
 		return nil, errs
 	}
 	g := s.grant("oauth2_refresh_token", env, s.RefreshToken)

@@ -23,7 +23,7 @@ type tokenExchangeSettings struct {
 
 // newTokenExchange is token exchange (RFC 8693). It needs no client_id: some servers take the subject token alone.
 func newTokenExchange(s tokenExchangeSettings, at *yaml.Node, env Env) (method, strict.Errors) {
-	errs := slices.Concat(s.check(), s.onlyForClient(), s.checkTypes())
+	errs := slices.Concat(s.check(env), s.onlyForClient(), s.checkTypes())
 	if s.TokenURL.Line == 0 && s.Issuer.Line == 0 {
 		errs = append(errs, strict.Errorf(at, "missing field %q", "token_url"))
 	}

@@ -30,6 +30,7 @@ const (
 	AuthBasic         = "basic"           // HTTP Basic, both parts form-urlencoded first
 	AuthPost          = "post"            // client_id and client_secret in the body
 	AuthPrivateKeyJWT = "private_key_jwt" // an assertion in the body (RFC 7523 section 2.2)
+	AuthTLS           = "tls"             // client_id in the body, and a certificate in the handshake (RFC 8705 section 2)
 	AuthNone          = "none"            // a public client: client_id only
 )
 
@@ -37,10 +38,10 @@ const (
 // requests. Each method is one token request: at most 15 seconds, at most three tries, and a further try only after
 // a network error or a 5xx status. Redirects are errors. The error, if any, is an *Error, or a Sign's own.
 type Client struct {
-	HTTP      *http.Client // required; its redirect policy and cookies are not used
+	HTTP      *http.Client // required; its redirect policy and cookies are not used; for AuthTLS it shows the certificate
 	TokenURL  string       // as CheckURL accepts it
 	ID        string
-	Auth      string // AuthBasic, AuthPost, AuthPrivateKeyJWT or AuthNone
+	Auth      string // AuthBasic, AuthPost, AuthPrivateKeyJWT, AuthTLS or AuthNone
 	Assertion Sign   // for AuthPrivateKeyJWT: says who the client is
 	Scopes    []string
 	Audience  string

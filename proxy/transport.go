@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"fmt"
 	"net"
 	"net/http"
 	"time"
@@ -97,23 +96,10 @@ func (t *transports) tlsConfig(settings *rules.TLS) *tls.Config {
 	c.RootCAs = settings.Roots(t.roots)
 	if settings.Cert != nil {
 		c.GetClientCertificate = func(ask *tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			return t.clientCertificate(ask.Context(), settings)
+			return settings.ClientCertificate(ask.Context(), t.secrets)
 		}
 	}
 	return c
-}
-
-func (t *transports) clientCertificate(ctx context.Context, settings *rules.TLS) (*tls.Certificate, error) {
-	key, err := t.secrets.Resolve(ctx, settings.Key)
-	if err != nil {
-		return nil, err
-	}
-	cert, err := tls.X509KeyPair(settings.Cert, []byte(key.Reveal()))
-	if err != nil {
-		// The reason may quote the key's text.
-		return nil, fmt.Errorf("the client certificate and the key %v do not fit each other", settings.Key)
-	}
-	return &cert, nil
 }
 
 func (t *transports) closeIdle() {

@@ -190,8 +190,8 @@ func (l *loader) credentials(prefix string, f *ruleField, r *rule) {
 		built, errs := t.build(l.read)
 		r.decision.TLS = built
 		l.add(prefix, errs)
-		if built != nil && built.CA != nil && env.HTTP != nil {
-			env.HTTP = built.believing(env.HTTP)
+		if built != nil {
+			env = built.in(env)
 		}
 	}
 	if f.Inject.Kind != 0 {

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -14,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/credproxy/credproxy/inject"
 	"github.com/credproxy/credproxy/internal/strict"
 	"github.com/credproxy/credproxy/secrets"
 )
@@ -85,8 +87,44 @@ func (t *TLS) Roots(base *x509.CertPool) *x509.CertPool {
 	return roots
 }
 
-// believing returns c as it believes t's ca too: it holds for the rule's token endpoint as well.
-func (t *TLS) believing(c *http.Client) *http.Client {
+// ClientCertificate is the certificate of t with its key, which must not be asked for if t has none. The error does not
+// quote the key.
+func (t *TLS) ClientCertificate(ctx context.Context, from *secrets.Resolver) (*tls.Certificate, error) {
+	key, err := from.Resolve(ctx, t.Key)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := tls.X509KeyPair(t.Cert, []byte(key.Reveal()))
+	if err != nil {
+		return nil, fmt.Errorf("the client certificate and the key %v do not fit each other", t.Key)
+	}
+	return &cert, nil
+}
+
+// in is env for the rule that t belongs to: the ca holds for its token endpoint too, and the certificate if the rule
+// says so there.
+func (t *TLS) in(env inject.Env) inject.Env {
+	if env.HTTP == nil {
+		return env
+	}
+	if t.CA != nil {
+		env.HTTP = withTLS(env.HTTP, func(c *tls.Config) { c.RootCAs = t.Roots(c.RootCAs) })
+	}
+	if t.Cert != nil {
+		env.Certificate = &inject.Certificate{
+			ID: identity(string(t.Cert)), Key: t.Key,
+			HTTP: withTLS(env.HTTP, func(c *tls.Config) {
+				c.GetClientCertificate = func(ask *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+					return t.ClientCertificate(ask.Context(), env.Secrets)
+				}
+			}),
+		}
+	}
+	return env
+}
+
+// withTLS is c with connections of its own, changed by set.
+func withTLS(c *http.Client, set func(*tls.Config)) *http.Client {
 	tr, ok := c.Transport.(*http.Transport)
 	if !ok {
 		return c
@@ -95,7 +133,7 @@ func (t *TLS) believing(c *http.Client) *http.Client {
 	if tr.TLSClientConfig == nil {
 		tr.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
-	tr.TLSClientConfig.RootCAs = t.Roots(tr.TLSClientConfig.RootCAs)
+	set(tr.TLSClientConfig)
 	with := *c
 	with.Transport = tr
 	return &with

@@ -36,6 +36,7 @@ type Config struct {
 type Server struct {
 	Issuer string
 	Client *http.Client // believes the server's certificate, if it has one
+	CA     string       // that certificate as PEM
 
 	stdin io.Writer
 	mu    sync.Mutex
@@ -76,7 +77,9 @@ func Provider(t testing.TB, c Config) *Server {
 		}
 		config.Key = encodePEM("PRIVATE KEY", key)
 	}
-	return start(t, "provider.mjs", config, client)
+	server := start(t, "provider.mjs", config, client)
+	server.CA = config.Cert
+	return server
 }
 
 // Mock starts an oauth2-mock-server.
