@@ -115,6 +115,10 @@ func TestNewMistakes(t *testing.T) {
 			"1:92: client_auth: needs a key"}},
 		{"private_key_jwt with a secret", "{type: oauth2_client_credentials, token_url: 'https://x.test/', client_id: a, client_auth: private_key_jwt, key: keyring:a, client_secret: keyring:a}", []string{
 			"1:140: client_secret: is not used with client_auth private_key_jwt"}},
+		{"token_fields", "{type: oauth2_client_credentials, token_url: https://a.example/, client_id: app, client_secret: keyring:a, token_fields: {access: /a, access_token: data.token, expires_in: /a~2}}", []string{
+			"1:122: token_fields: unknown field (known: access_token, refresh_token, token_type, expires_in, expires_at)",
+			"1:122: token_fields: access_token: want a JSON pointer such as /data/token (RFC 6901)",
+			"1:122: token_fields: expires_in: want ~0 for ~ and ~1 for / in a JSON pointer (RFC 6901)"}},
 		{"client_auth tls without a certificate", "{type: oauth2_client_credentials, token_url: https://a.example/, client_id: app, client_auth: tls, client_secret: keyring:a, key: keyring:b}", []string{
 			"1:95: client_auth: needs a certificate in the rule: tls: {cert: FILE, key: REFERENCE}",
 			"1:115: client_secret: is not used with client_auth tls",

@@ -32,6 +32,7 @@ type clientSettings struct {
 	Audience     string                       `yaml:"audience"`
 	Resource     strict.At[[]string]          `yaml:"resource"`
 	Extra        strict.At[map[string]string] `yaml:"extra"`
+	TokenFields  strict.At[map[string]string] `yaml:"token_fields"`
 
 	assertionSettings `yaml:",inline"`
 }
@@ -101,7 +102,23 @@ func (s clientSettings) check(env Env) (errs strict.Errors) {
 			errs = append(errs, s.Extra.Errorf("extra: must not set %q", name))
 		}
 	}
+	for _, name := range slices.Sorted(maps.Keys(s.TokenFields.Value)) {
+		if !slices.Contains(oauth.TokenFields(), name) {
+			errs = append(errs, s.TokenFields.Errorf("token_fields: unknown field (known: %s)", strings.Join(oauth.TokenFields(), ", ")))
+		} else if err := oauth.CheckPointer(oauth.Pointer(s.TokenFields.Value[name])); err != nil {
+			errs = append(errs, s.TokenFields.Errorf("token_fields: %s: %v", name, err))
+		}
+	}
 	return errs
+}
+
+// fields says where the token endpoint's answer has what.
+func (s clientSettings) fields() map[string]oauth.Pointer {
+	out := make(map[string]oauth.Pointer, len(s.TokenFields.Value))
+	for name, at := range s.TokenFields.Value {
+		out[name] = oauth.Pointer(at)
+	}
+	return out
 }
 
 // checkAuth reports what client_auth lacks, or has too much.
@@ -180,6 +197,7 @@ func (s clientSettings) grant(typ string, env Env, refs ...secrets.Ref) *grant {
 	g := &grant{env: env, issuer: s.Issuer.Value, secret: s.ClientSecret.Value, refs: refs, client: oauth.Client{
 		HTTP: env.HTTP, TokenURL: s.TokenURL.Value, ID: s.ClientID.Value, Auth: s.auth(),
 		Scopes: s.Scopes.Value, Audience: s.Audience, Resource: s.Resource.Value, Extra: s.Extra.Value,
+		Fields: s.fields(),
 	}}
 	if !g.secret.IsZero() {
 		g.refs = append(g.refs, g.secret)
@@ -223,7 +241,7 @@ func (g *grant) show(typ string, c *Certificate) {
 
 // fingerprint names the token: credentials with equal settings share one, and it survives a reload of the rules.
 func fingerprint(typ string, c oauth.Client, refs []secrets.Ref, more ...any) string {
-	parts := append([]any{typ, c.TokenURL, c.ID, c.Auth, c.Scopes, c.Audience, c.Resource, c.Extra}, more...)
+	parts := append([]any{typ, c.TokenURL, c.ID, c.Auth, c.Scopes, c.Audience, c.Resource, c.Extra, c.Fields}, more...)
 	for _, r := range refs {
 		parts = append(parts, r.Scheme, r.Name, r.Field, r.TTL, r.Timeout) // r itself does not show all of itself
 	}

@@ -25,7 +25,9 @@ const (
 // the network, which would follow redirects, read a form where JSON is due, and lose a rotated refresh token
 // whenever another field of the same answer is bad.
 type answer struct {
-	base http.RoundTripper
+	base   http.RoundTripper
+	fields map[string]Pointer // where they are not where RFC 6749 has them
+	now    time.Time
 
 	status   int
 	after    time.Duration
@@ -63,21 +65,31 @@ func (a *answer) RoundTrip(req *http.Request) (*http.Response, error) {
 // read takes the answer apart and returns it as RFC 6749 sections 5.1 and 5.2 have it.
 func (a *answer) read(body []byte) []byte {
 	success := a.status >= 200 && a.status <= 299
-	var raw map[string]json.RawMessage
+	fields, twice, err := members(body)
 	switch {
 	case a.status >= 300 && a.status <= 399:
 		a.fault = "answered with a redirect, which is never followed"
 	case len(body) > maxAnswer:
 		a.fault = "the answer is larger than 64 KiB"
-	case json.Unmarshal(body, &raw) != nil && success:
+	case err != nil && success:
 		a.fault = "the answer is not a JSON object"
 	}
 	if a.fault != "" {
 		return []byte("{}")
 	}
+	raw := func(name string) json.RawMessage {
+		switch p, elsewhere := a.fields[name]; {
+		case success && elsewhere:
+			return p.In(body)
+		case twice[name]:
+			a.blame("the answer has two of " + name)
+			return nil
+		}
+		return fields[name]
+	}
 	clean := make(map[string]string)
 	for _, name := range []string{"access_token", "token_type", "refresh_token", "error", "error_description"} {
-		text, ok := word(raw[name])
+		text, ok := word(raw(name))
 		switch {
 		case text != "":
 			clean[name] = text
@@ -88,7 +100,7 @@ func (a *answer) read(body []byte) []byte {
 		}
 	}
 	if clean["error"] == "" && success {
-		a.check(clean, raw["expires_in"])
+		a.check(clean, raw)
 	}
 	out, err := json.Marshal(clean)
 	if err != nil { // a map of strings always has a JSON form
@@ -98,7 +110,7 @@ func (a *answer) read(body []byte) []byte {
 }
 
 // check judges a successful answer. The refresh token first: it has replaced ours, whatever else is wrong.
-func (a *answer) check(clean map[string]string, expires json.RawMessage) {
+func (a *answer) check(clean map[string]string, raw func(name string) json.RawMessage) {
 	if r := clean["refresh_token"]; visible(r, ' ') {
 		a.refresh = r
 	} else if r != "" {
@@ -115,7 +127,11 @@ func (a *answer) check(clean map[string]string, expires json.RawMessage) {
 	if t := clean["token_type"]; t != "" && !strings.EqualFold(t, "bearer") {
 		a.blame("token_type is not Bearer")
 	}
-	a.lifetime, a.expires = a.life(expires)
+	if _, ok := a.fields[fieldExpiresAt]; ok {
+		a.lifetime, a.expires = a.until(raw(fieldExpiresAt))
+		return
+	}
+	a.lifetime, a.expires = a.life(raw("expires_in"))
 }
 
 // life reads expires_in, which is a number of seconds, or at some servers a string that holds one.
@@ -129,8 +145,29 @@ func (a *answer) life(raw json.RawMessage) (time.Duration, bool) {
 		a.blame("expires_in is not a number of seconds")
 		return 0, false
 	}
-	s = min(max(s, minLifetime.Seconds()), maxLifetime.Seconds())
-	return time.Duration(s * float64(time.Second)), true
+	return bounded(s), true
+}
+
+// until reads a time of expiry: RFC 3339, or seconds since 1970.
+func (a *answer) until(raw json.RawMessage) (time.Duration, bool) {
+	text := strings.Trim(string(raw), `"`)
+	if text == "" || text == "null" {
+		return 0, false
+	}
+	if at, err := time.Parse(time.RFC3339, text); err == nil {
+		return bounded(at.Sub(a.now).Seconds()), true
+	}
+	s, err := strconv.ParseFloat(text, 64)
+	if err != nil || math.IsNaN(s) {
+		a.blame("expires_at is no time")
+		return 0, false
+	}
+	return bounded(s - float64(a.now.Unix())), true
+}
+
+// bounded is a life of s seconds as far as it is believed.
+func bounded(s float64) time.Duration {
+	return time.Duration(min(max(s, minLifetime.Seconds()), maxLifetime.Seconds()) * float64(time.Second))
 }
 
 // blame notes the first fault.

@@ -45,9 +45,10 @@ type Client struct {
 	Assertion Sign   // for AuthPrivateKeyJWT: says who the client is
 	Scopes    []string
 	Audience  string
-	Resource  []string          // absolute URIs (RFC 8707 section 2)
-	Extra     map[string]string // further form parameters
-	Now       func() time.Time  // nil: time.Now
+	Resource  []string           // absolute URIs (RFC 8707 section 2)
+	Extra     map[string]string  // further form parameters
+	Fields    map[string]Pointer // where the answer has what TokenFields lists; of the rest, as RFC 6749 section 5.1 has it
+	Now       func() time.Time   // nil: time.Now
 }
 
 // A Sign makes a new assertion (RFC 7521 section 3). It is called once for each try, because servers may take an
@@ -59,6 +60,14 @@ func Reserved() []string {
 	return []string{"grant_type", "client_id", "client_secret", "scope", "audience", "refresh_token",
 		"client_assertion", "client_assertion_type", "assertion", "code", "username", "password",
 		"subject_token", "subject_token_type", "actor_token", "actor_token_type", "requested_token_type"}
+}
+
+// fieldExpiresAt is a time of expiry, for servers that do not send how long a token lives.
+const fieldExpiresAt = "expires_at"
+
+// TokenFields lists the fields of an answer that can be somewhere else.
+func TokenFields() []string {
+	return []string{"access_token", "refresh_token", "token_type", "expires_in", fieldExpiresAt}
 }
 
 // CheckURL reports why a token endpoint cannot be asked at raw: it must be https, or http to loopback, with a host
@@ -188,7 +197,8 @@ func (c *Client) once(ctx context.Context, secret secrets.Value, kind string, pr
 	if c.HTTP == nil {
 		return Token{}, secrets.Value{}, &Error{Why: "there is no HTTP client to ask with"}
 	}
-	a := &answer{base: cmp.Or(c.HTTP.Transport, http.DefaultTransport)}
+	asked := c.now()
+	a := &answer{base: cmp.Or(c.HTTP.Transport, http.DefaultTransport), fields: c.Fields, now: asked}
 	hc := http.Client{Transport: a, Timeout: c.HTTP.Timeout, CheckRedirect: noRedirect}
 	cfg := clientcredentials.Config{
 		ClientID: c.ID, ClientSecret: secret.Reveal(), TokenURL: c.TokenURL, Scopes: c.Scopes,
@@ -197,7 +207,6 @@ func (c *Client) once(ctx context.Context, secret secrets.Value, kind string, pr
 	if c.Auth == AuthBasic {
 		cfg.AuthStyle = oauth2.AuthStyleInHeader
 	}
-	asked := c.now()
 	t, err := cfg.Token(context.WithValue(ctx, oauth2.HTTPClient, &hc))
 	next := secrets.NewValue(a.refresh)
 	if err != nil || a.fault != "" {
