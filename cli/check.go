@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/credproxy/credproxy/inject"
 	"github.com/credproxy/credproxy/rules"
 	"github.com/credproxy/credproxy/secrets"
 	"github.com/spf13/cobra"
@@ -135,7 +136,7 @@ func trySending(ctx context.Context, o *options, reports []secretReport, set *ru
 	for i, rule := range set.Rules() {
 		host := strings.ReplaceAll(rule.Hosts[0], "*", "any")
 		for _, c := range set.Credentials(i) {
-			if strings.HasPrefix(c.Type(), "oauth2_") {
+			if inject.AsksServer(c) {
 				continue
 			}
 			target := &url.URL{Scheme: "https", Host: host, Path: "/"}

@@ -70,6 +70,9 @@ func demoCases(s *sample) []demoCase {
 		{title: "bearer", host: "bearer",
 			inject:  "{type: bearer, token: keyring:demo-bearer}",
 			accepts: header("Authorization", s.prefixed("Bearer ", s.secret("demo-bearer")))},
+		{title: "github_app", host: "github",
+			inject:  s.githubApp("678"),
+			accepts: s.token("678"), note: "the token of an app's installation"},
 		{title: "hmac, SHA-256", host: "hmac",
 			inject:  `{type: hmac, key: keyring:demo-hmac, algorithm: SHA-256, message: "{timestamp}{method}{target}", name: X-Signature, headers: {X-Timestamp: "{timestamp}"}}`,
 			accepts: signedNow(s.secret("demo-hmac")),
@@ -93,6 +96,9 @@ func demoCases(s *sample) []demoCase {
 		{title: "oauth2_jwt_bearer, EdDSA", host: "jwt-bearer",
 			inject:  s.jwtBearer("demo-robot"),
 			accepts: s.token("demo-robot"), note: "for an assertion that the proxy signs"},
+		{title: "oauth2_password", host: "password",
+			inject:  s.password("demo-password"),
+			accepts: s.token("demo-password"), note: "for a server that has nothing else"},
 		{title: "oauth2_refresh_token", host: refreshHost,
 			inject:  s.refreshToken(refreshClient, 2*time.Second),
 			accepts: s.token(refreshClient)},
@@ -156,6 +162,19 @@ func (s *sample) tokenExchange(name string) (inject string) {
 	s.login.register(name, loginClient{auth: "none", subject: s.secret(name), life: time.Minute})
 	return fmt.Sprintf("{type: oauth2_token_exchange, token_url: %q, client_id: %s, subject_token: keyring:%s, subject_token_type: jwt}",
 		s.login.tokenURL(), name, name)
+}
+
+// password registers a client that a person gives name and password to.
+func (s *sample) password(name string) (inject string) {
+	s.login.register(name, loginClient{auth: "none", user: "ada", pass: s.secret(name), life: time.Minute})
+	return fmt.Sprintf("{type: oauth2_password, token_url: %q, client_id: %s, username: ada, password: keyring:%s}", s.login.tokenURL(), name, name)
+}
+
+// githubApp registers an app whose one installation has the same number.
+func (s *sample) githubApp(id string) (inject string) {
+	s.login.register(id, loginClient{app: s.rsaKey("demo-github"), life: time.Minute})
+	return fmt.Sprintf("{type: github_app, api_url: %q, app_id: %s, installation_id: %s, private_key: keyring:demo-github}",
+		"https://"+s.login.server.address, id, id)
 }
 
 // token accepts access tokens that the login server has given to client.

@@ -1,7 +1,10 @@
 package cli
 
 import (
+	"crypto"
 	"crypto/ed25519"
+	"crypto/rsa"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"net/http"
@@ -32,7 +35,10 @@ type loginClient struct {
 	refresh secrets.Value
 	key     ed25519.PublicKey // of its assertions
 	subject secrets.Value     // another server's token, that it may exchange
-	life    time.Duration     // of access tokens, in whole seconds
+	user    string            // a person who gives the client name and password
+	pass    secrets.Value
+	app     *rsa.PublicKey // of a GitHub App
+	life    time.Duration  // of access tokens, in whole seconds
 
 	spent  map[string]bool // refresh tokens and assertions that were used
 	dead   bool
@@ -93,7 +99,10 @@ func (l *login) state(client string) (access string, refresh secrets.Value, spen
 func (l *login) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
 	status, answer := http.StatusNotFound, map[string]any{"error": "invalid_request"}
-	if r.Method == http.MethodPost && r.URL.Path == "/token" && r.ParseForm() == nil {
+	switch id, isApp := strings.CutPrefix(r.URL.Path, "/app/installations/"); {
+	case r.Method == http.MethodPost && isApp:
+		status, answer = l.install(r, strings.TrimSuffix(id, "/access_tokens"))
+	case r.Method == http.MethodPost && r.URL.Path == "/token" && r.ParseForm() == nil:
 		status, answer = l.grant(r)
 	}
 	w.Header().Set("Content-Type", "application/json")
@@ -135,14 +144,56 @@ func (l *login) grant(r *http.Request) (int, map[string]any) {
 			return refuse(http.StatusBadRequest, "invalid_request")
 		}
 		answer["issued_token_type"] = "urn:ietf:params:oauth:token-type:access_token"
+	case kind == "password" && client.user != "":
+		if r.PostForm.Get("username") != client.user || !client.pass.Equal(secrets.NewValue(r.PostForm.Get("password"))) {
+			return refuse(http.StatusBadRequest, "invalid_grant")
+		}
 	default:
 		return refuse(http.StatusBadRequest, "unsupported_grant_type")
 	}
+	answer["access_token"] = l.issue(id, client)
+	return http.StatusOK, answer
+}
+
+// issue makes an access token for client id. l.mu is held.
+func (l *login) issue(id string, client *loginClient) string {
 	client.latest = randomToken()
 	l.issued(client.latest)
 	l.access[client.latest] = accessToken{id, time.Now().Add(client.life)}
-	answer["access_token"] = client.latest
-	return http.StatusOK, answer
+	return client.latest
+}
+
+// install answers as GitHub does to an app that asks for a token of its installation id.
+func (l *login) install(r *http.Request, id string) (int, map[string]any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	l.issued(token)
+	client := l.clients[id]
+	if client == nil || client.app == nil || !signedByApp(token, id, client.app) {
+		return http.StatusUnauthorized, map[string]any{"message": "A JSON web token could not be decoded"}
+	}
+	return http.StatusCreated, map[string]any{"token": l.issue(id, client), "expires_at": time.Now().Add(client.life).UTC().Format(time.RFC3339)}
+}
+
+// signedByApp reports whether token is a JWT of app id, signed with RS256 and good now, for ten minutes at most.
+func signedByApp(token, id string, key *rsa.PublicKey) bool {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return false
+	}
+	signature, err := base64.RawURLEncoding.DecodeString(parts[2])
+	sum := sha256.Sum256([]byte(parts[0] + "." + parts[1]))
+	var claims struct {
+		Issuer  string `json:"iss"`
+		Begins  int64  `json:"iat"`
+		Expires int64  `json:"exp"`
+	}
+	if err != nil || rsa.VerifyPKCS1v15(key, crypto.SHA256, sum[:], signature) != nil || !part(parts[1], &claims) {
+		return false
+	}
+	now := time.Now().Unix()
+	return claims.Issuer == id && claims.Begins <= now && now < claims.Expires && claims.Expires <= now+600
 }
 
 // authenticate finds the client, which must say who it is in its own way and no other (RFC 6749 section 2.3.1).

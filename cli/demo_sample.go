@@ -3,6 +3,8 @@ package cli
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
@@ -81,13 +83,27 @@ func (s *sample) privateKey(name string) ed25519.PublicKey {
 	if err != nil {
 		panic(err) // Go's source of randomness does not fail
 	}
+	s.storeKey(name, private)
+	return public
+}
+
+// rsaKey is privateKey for where nothing newer is spoken.
+func (s *sample) rsaKey(name string) *rsa.PublicKey {
+	private, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		panic(err) // as above
+	}
+	s.storeKey(name, private)
+	return &private.PublicKey
+}
+
+func (s *sample) storeKey(name string, private any) {
 	der, err := x509.MarshalPKCS8PrivateKey(private)
 	if err != nil {
-		panic(err) // an Ed25519 key has a PKCS #8 form
+		panic(err) // every key that is made here has a PKCS #8 form
 	}
 	s.note(base64.StdEncoding.EncodeToString(der))
 	s.stored = append(s.stored, storedSecret{name, secrets.NewValue(string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))})
-	return public
 }
 
 // note adds a value to those that must not leak.

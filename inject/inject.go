@@ -26,11 +26,13 @@ var types = map[string]maker{
 	"api_key":                   typ(newAPIKey),
 	"basic":                     typ(newBasic),
 	"bearer":                    typ(newBearer),
+	"github_app":                typ(newGitHubApp),
 	"hmac":                      typ(newHMAC),
 	"jwt":                       typ(newJWT),
 	"oauth1":                    typ(newOAuth1),
 	"oauth2_client_credentials": typ(newClientCredentials),
 	"oauth2_jwt_bearer":         typ(newJWTBearer),
+	"oauth2_password":           typ(newPassword),
 	"oauth2_refresh_token":      typ(newRefreshToken),
 	"oauth2_token_exchange":     typ(newTokenExchange),
 }
@@ -242,6 +244,15 @@ func (c *credential) Answer(resp *http.Response, used []secrets.Value, sent int)
 	}
 	c.Reject(used)
 	return sent == 1
+}
+
+// AsksServer reports whether c's Apply may ask a server for something that it then puts on the request.
+func AsksServer(c Credential) bool {
+	wrapped, ok := c.(*credential)
+	if ok {
+		_, ok = wrapped.method.(interface{ asksServer() })
+	}
+	return ok
 }
 
 // refsIn collects the references in the fields of v, each once.

@@ -150,18 +150,20 @@ func isScope(s string) bool {
 
 // A grant is a bearer token from a token endpoint.
 type grant struct {
-	env     Env
-	client  oauth.Client
-	secret  secrets.Ref   // of the client; zero if it has none
-	issuer  string        // names the token endpoint; empty: client has it
-	signer  secrets.Ref   // the key that signs assertions; zero if there are none
-	subject secrets.Ref   // the token that is exchanged; zero if there is none
-	proof   *asserter     // says who the client is; nil: something else does
-	refs    []secrets.Ref // all that the token is asked for with
-	key     string
-	host    string
-	ask     func(ctx context.Context) (oauth.Token, error)
-	renew   func(ctx context.Context) (oauth.Token, error) // ask, with hints
+	env      Env
+	blame    string // the settings that can make the server refuse what signer signs
+	client   oauth.Client
+	secret   secrets.Ref   // of the client; zero if it has none
+	issuer   string        // names the token endpoint; empty: client has it
+	signer   secrets.Ref   // the key that signs assertions; zero if there are none
+	subject  secrets.Ref   // the token that is exchanged; zero if there is none
+	password secrets.Ref   // of a person; zero if there is none
+	proof    *asserter     // says who the client is; nil: something else does
+	refs     []secrets.Ref // all that the token is asked for with
+	key      string
+	host     string
+	ask      func(ctx context.Context) (oauth.Token, error)
+	renew    func(ctx context.Context) (oauth.Token, error) // ask, with hints
 
 	found  atomic.Pointer[endpoint]
 	failed atomic.Pointer[[]secrets.Value] // what refs were when ask last failed
@@ -224,7 +226,7 @@ func (g *grant) identify(typ string, s assertionSettings) {
 	if g.proof = s.asserter(g.env, assertionLifetime); g.proof == nil {
 		return
 	}
-	g.signer = s.Key.Value
+	g.signer, g.blame = s.Key.Value, "client_id, key_id and algorithm"
 	g.refs = append(g.refs, g.signer)
 	g.key = fingerprint(typ, g.client, g.refs, g.issuer, g.proof.name, g.proof.keyID)
 }
@@ -271,6 +273,8 @@ func (g *grant) Reject(used []secrets.Value) {
 		g.env.Tokens.Reject(g.key, v)
 	}
 }
+
+func (*grant) asksServer() {}
 
 func (g *grant) Targets() []Target {
 	from := g.host
@@ -325,9 +329,12 @@ func (g *grant) explain(ctx context.Context, err error) error {
 	case !g.subject.IsZero() && (e.Code == "invalid_grant" || e.Code == "invalid_request"): // RFC 8693 section 2.2.2
 		g.env.Secrets.Reject(g.subject, now[0]) // what renews it may have done so
 		e.Next = replaceHint(g.subject, "a fresh one") + ", or check subject_token_type"
+	case !g.password.IsZero() && e.Code == "invalid_grant":
+		g.env.Secrets.Reject(g.password, now[0])
+		e.Next = replaceHint(g.password, "") + ", or check username; the server is not asked again before that, or for an hour"
 	case e.Slug() == "token_expired":
 		e.Next = replaceHint(g.refs[0], "a fresh one: this one is expired or revoked")
-	case !g.signer.IsZero() && (e.Code == "invalid_grant" || e.Code == "invalid_client" || e.Code == "unauthorized_client"):
+	case !g.signer.IsZero() && (e.Status == http.StatusUnauthorized || e.Code == "invalid_grant" || e.Code == "invalid_client" || e.Code == "unauthorized_client"):
 		e.Next = g.distrust(now)
 	case (e.Code == "invalid_client" || e.Code == "unauthorized_client") && !g.secret.IsZero():
 		// It may be a stale copy of a secret that was changed behind our back.
@@ -342,14 +349,10 @@ func (g *grant) explain(ctx context.Context, err error) error {
 // distrust is for an assertion that the server refused. The key may be a stale copy of one that was replaced.
 func (g *grant) distrust(now []secrets.Value) string {
 	g.env.Secrets.Reject(g.signer, now[slices.Index(g.refs, g.signer)])
-	fields := "key_id, algorithm and claims"
-	switch {
-	case g.client.Auth == oauth.AuthTLS:
+	if g.client.Auth == oauth.AuthTLS {
 		return "check client_id and tls.cert in the rules file, and that the server knows the certificate of the key " + g.signer.String()
-	case g.proof != nil:
-		fields = "client_id, key_id and algorithm"
 	}
-	return "check " + fields + " in the rules file, this computer's clock, and that the server knows the key " + g.signer.String()
+	return "check " + g.blame + " in the rules file, this computer's clock, and that the server knows the key " + g.signer.String()
 }
 
 // advice is what to do about a failure that no new secret helps against.

@@ -44,7 +44,7 @@ func newJWTBearer(s jwtBearerSettings, at *yaml.Node, env Env) (method, strict.E
 		return nil, errs
 	}
 	g := s.grant("oauth2_jwt_bearer", env, s.Key.Value)
-	g.signer = s.Key.Value
+	g.signer, g.blame = s.Key.Value, "key_id, algorithm and claims"
 	g.key = fingerprint("oauth2_jwt_bearer", g.client, g.refs, g.issuer, a.name, a.keyID, s.Claims.Value, lifetime)
 	g.ask = func(ctx context.Context) (oauth.Token, error) { return g.assert(ctx, a, s.Claims.Value) }
 	return g, nil

@@ -99,6 +99,9 @@ func (a *answer) read(body []byte) []byte {
 			a.blame(name + " is not a string")
 		}
 	}
+	if message, _ := word(raw("message")); !success && clean["error_description"] == "" { // what GitHub and others call it
+		clean["error_description"] = message
+	}
 	if clean["error"] == "" && success {
 		a.check(clean, raw)
 	}

@@ -21,6 +21,7 @@ const (
 	firstBackoff   = time.Second
 	maxBackoff     = time.Minute
 	maxRetryAfter  = 5 * time.Minute
+	lockoutBackoff = time.Hour
 	forcedInterval = 30 * time.Second
 )
 
@@ -77,7 +78,7 @@ func NewCacheAt(now func() time.Time) *Cache {
 // one is valid callers get it at once and renew runs beside them. Otherwise they wait, for the renewal or for ctx.
 //
 // renew gets a context of its own, with ctx's values and a deadline. After it fails with an *Error it is not called
-// again for a while, growing to a minute; until then callers without a valid token get the same error.
+// again for a while, growing to a minute (an hour for a refused password, unless Retry is called); until then callers without a valid token get the same error.
 func (c *Cache) Token(ctx context.Context, key string, renew func(context.Context) (Token, error)) (Token, error) {
 	f, t, err := c.look(ctx, key, renew)
 	if f == nil {
@@ -199,6 +200,9 @@ func (e *entry) failed(err error, now time.Time) time.Duration {
 	wait = wait/2 + rand.N(wait/2+1)
 	if r, ok := errors.AsType[*Error](err); ok {
 		wait = max(wait, min(r.after, maxRetryAfter))
+		if r.lockout {
+			wait = lockoutBackoff
+		}
 	}
 	e.failures, e.err, e.retryAt = e.failures+1, err, now.Add(wait)
 	return wait
@@ -216,7 +220,7 @@ func (e *entry) due(now time.Time) bool {
 
 // wait is how long no renewal should be tried. A clock that was set back does not make it longer.
 func (e *entry) wait(now time.Time) time.Duration {
-	if w := e.retryAt.Sub(now); w <= max(maxBackoff, maxRetryAfter) {
+	if w := e.retryAt.Sub(now); w <= lockoutBackoff {
 		return w
 	}
 	return 0

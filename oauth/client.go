@@ -146,17 +146,21 @@ func (c *Client) grant(ctx context.Context, secret secrets.Value, kind string, w
 	if err != nil {
 		return Token{}, secrets.Value{}, err
 	}
-	for try := 1; ; try++ {
+	return inTries(ctx, func() (Token, secrets.Value, error) {
 		proof, err := with.made()
 		if err != nil {
 			return Token{}, secrets.Value{}, err
 		}
-		t, next, failed := c.once(ctx, secret, kind, proof)
-		if failed == nil {
-			return t, next, nil
-		}
-		if !failed.again || try == tries || !next.IsZero() || !pause(ctx, try) {
-			return Token{}, next, failed
+		return c.once(ctx, secret, kind, proof)
+	})
+}
+
+// inTries calls once until it has an answer or no more tries.
+func inTries(ctx context.Context, once func() (Token, secrets.Value, error)) (Token, secrets.Value, error) {
+	for try := 1; ; try++ {
+		t, next, err := once()
+		if failed, ok := errors.AsType[*Error](err); !ok || !failed.again || try == tries || !next.IsZero() || !pause(ctx, try) {
+			return t, next, err
 		}
 	}
 }
@@ -192,7 +196,7 @@ func pause(ctx context.Context, try int) bool {
 }
 
 // once makes one request. x/oauth2 builds it and says who the client is; its context lives as long as the call.
-func (c *Client) once(ctx context.Context, secret secrets.Value, kind string, proof map[string]secrets.Value) (Token, secrets.Value, *Error) {
+func (c *Client) once(ctx context.Context, secret secrets.Value, kind string, proof map[string]secrets.Value) (Token, secrets.Value, error) {
 	sent := append(slices.Collect(maps.Values(proof)), secret)
 	if c.HTTP == nil {
 		return Token{}, secrets.Value{}, &Error{Why: "there is no HTTP client to ask with"}
@@ -210,7 +214,7 @@ func (c *Client) once(ctx context.Context, secret secrets.Value, kind string, pr
 	t, err := cfg.Token(context.WithValue(ctx, oauth2.HTTPClient, &hc))
 	next := secrets.NewValue(a.refresh)
 	if err != nil || a.fault != "" {
-		return Token{}, next, c.failure(a, err, sent)
+		return Token{}, next, failure(a, c.TokenURL, err, sent)
 	}
 	token := Token{Access: secrets.NewValue(t.AccessToken), Type: "Bearer"}
 	if a.expires {
@@ -249,9 +253,9 @@ func (c *Client) now() time.Time {
 }
 
 // failure is what a and err come to. x/oauth2's own errors print the server's answer, so they end here.
-func (c *Client) failure(a *answer, err error, sent []secrets.Value) *Error {
+func failure(a *answer, endpoint string, err error, sent []secrets.Value) *Error {
 	e := &Error{Status: a.status, Why: a.fault, after: a.after, again: serverTrouble(a.status)}
-	if u, err := url.Parse(c.TokenURL); err == nil {
+	if u, err := url.Parse(endpoint); err == nil {
 		e.Host = u.Host
 	}
 	var refused *oauth2.RetrieveError

@@ -25,6 +25,7 @@ type Error struct {
 	timeout bool
 	signed  bool          // Code is about an assertion, so a new sign-in is no help
 	again   bool          // trying again at once may help
+	lockout bool          // each try counts against an account
 	after   time.Duration // Retry-After (RFC 9110 section 10.2.3)
 	cause   error
 }

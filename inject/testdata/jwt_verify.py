@@ -8,7 +8,7 @@ for line in sys.stdin:
     sent = json.loads(line)
     try:
         verdict = {
-            "claims": jwt.decode(sent["token"], sent["key"], algorithms=[sent["algorithm"]], audience=sent.get("audience", "api"),
+            "claims": jwt.decode(sent["token"], sent["key"], algorithms=[sent["algorithm"]], audience=sent.get("audience", "api") or None,
                                  options={"require": sent.get("require", ["iat", "exp", "nbf", "jti"])}),
             "header": jwt.get_unverified_header(sent["token"]),
         }
