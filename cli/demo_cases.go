@@ -19,6 +19,7 @@ type demoCase struct {
 	host    string // below .localhost; the rule's name too
 	inject  string // the rule's field as YAML; empty: no rule
 	accepts func(*http.Request) bool
+	asks    string // what the API says with a 401; empty: for a bearer token
 
 	method string   // empty: GET
 	path   string   // with the query; empty: /
@@ -70,6 +71,10 @@ func demoCases(s *sample) []demoCase {
 		{title: "bearer", host: "bearer",
 			inject:  "{type: bearer, token: keyring:demo-bearer}",
 			accepts: header("Authorization", s.prefixed("Bearer ", s.secret("demo-bearer")))},
+		{title: "digest, SHA-256", host: "digest",
+			inject:  "{type: digest, username: ada, password: keyring:demo-digest}",
+			accepts: digest("ada", s.secret("demo-digest")), asks: `Digest realm="sample", nonce="` + digestNonce + `", algorithm=SHA-256, qop="auth"`,
+			note: "the password stays here"},
 		{title: "github_app", host: "github",
 			inject:  s.githubApp("678"),
 			accepts: s.token("678"), note: "the token of an app's installation"},

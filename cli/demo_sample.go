@@ -61,7 +61,7 @@ func startSample(dir string) (s *sample, err error) {
 // serve answers requests from now on. The cases are the hosts of the API.
 func (s *sample) serve(cases []demoCase) {
 	for _, c := range cases {
-		s.hosts[c.host] = &sampleHost{accepts: c.accepts}
+		s.hosts[c.host] = &sampleHost{accepts: c.accepts, asks: orDefault(c.asks, `Bearer realm="sample"`)}
 	}
 	s.api.serve(http.HandlerFunc(s.answer))
 	s.login.server.serve(s.login)
@@ -135,7 +135,7 @@ func (s *sample) answer(w http.ResponseWriter, r *http.Request) {
 	host.saw(status, r.Header.Get("Authorization"))
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	if status == http.StatusUnauthorized {
-		w.Header().Set("WWW-Authenticate", `Bearer realm="sample"`)
+		w.Header().Set("WWW-Authenticate", host.asks)
 	}
 	w.WriteHeader(status)
 	fmt.Fprintln(w, text)
@@ -144,6 +144,7 @@ func (s *sample) answer(w http.ResponseWriter, r *http.Request) {
 // A sampleHost is one host of the API.
 type sampleHost struct {
 	accepts func(*http.Request) bool
+	asks    string // with a 401
 
 	mu   sync.Mutex
 	seen sampleCounts

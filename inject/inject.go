@@ -26,6 +26,7 @@ var types = map[string]maker{
 	"api_key":                   typ(newAPIKey),
 	"basic":                     typ(newBasic),
 	"bearer":                    typ(newBearer),
+	"digest":                    typ(newDigest),
 	"github_app":                typ(newGitHubApp),
 	"hmac":                      typ(newHMAC),
 	"jwt":                       typ(newJWT),
@@ -75,6 +76,16 @@ type Credential interface {
 
 	// Refs lists the references that the credential needs.
 	Refs() []secrets.Ref
+}
+
+// An Asker is a Credential that answers what the server asks for. Its Apply is for where the server has asked before.
+type Asker interface {
+	Credential
+
+	// ApplyAsking is Apply, but it may call ask: that sends a request of credproxy's own for what req is for, without body
+	// and without anything of the client, and returns the head of the answer. If the server asks for no credential,
+	// req gets none, and used is empty.
+	ApplyAsking(req *http.Request, ask func() (*http.Response, error)) (used []secrets.Value, err error)
 }
 
 // A Target is one place of a request that a Credential writes.
@@ -138,8 +149,8 @@ type signer interface{ signs(Target) bool }
 // signed it.
 func clash(n *yaml.Node, c Credential, first *yaml.Node, before Credential) (errs strict.Errors) {
 	var sign signer
-	if wrapped, ok := before.(*credential); ok {
-		sign, _ = wrapped.method.(signer)
+	if wrapped, ok := before.(interface{ special() method }); ok {
+		sign, _ = wrapped.special().(signer)
 	}
 	for _, t := range c.Targets() {
 		switch {
@@ -205,6 +216,11 @@ type answerer interface {
 	Answer(resp *http.Response, used []secrets.Value, sent int) (again bool)
 }
 
+// An asker is a method that answers what the server asks for. Its applyAsking is the ApplyAsking of an Asker.
+type asker interface {
+	applyAsking(req *http.Request, ask func() (*http.Response, error)) (used []secrets.Value, err error)
+}
+
 // typ makes a table entry of the function that builds a credential from its settings C. build also reports what is
 // wrong with the settings beyond their form; a field that could not be decoded is zero and was reported already.
 func typ[C any](build func(settings C, at *yaml.Node, env Env) (method, strict.Errors)) maker {
@@ -221,7 +237,11 @@ func typ[C any](build func(settings C, at *yaml.Node, env Env) (method, strict.E
 		if errs = append(errs, more...); len(errs) > 0 {
 			return nil, errs
 		}
-		return &credential{m, entry.Type, refsIn(reflect.ValueOf(entry.Settings), nil)}, nil
+		c := &credential{m, entry.Type, refsIn(reflect.ValueOf(entry.Settings), nil)}
+		if a, ok := m.(asker); ok {
+			return &asking{c, a}, nil
+		}
+		return c, nil
 	}
 }
 
@@ -232,6 +252,7 @@ type credential struct {
 	refs []secrets.Ref
 }
 
+func (c *credential) special() method     { return c.method }
 func (c *credential) Type() string        { return c.typ }
 func (c *credential) Refs() []secrets.Ref { return slices.Clone(c.refs) }
 
@@ -246,11 +267,21 @@ func (c *credential) Answer(resp *http.Response, used []secrets.Value, sent int)
 	return sent == 1
 }
 
+// asking is the credential of an asker.
+type asking struct {
+	*credential
+	asker asker
+}
+
+func (a *asking) ApplyAsking(req *http.Request, ask func() (*http.Response, error)) ([]secrets.Value, error) {
+	return a.asker.applyAsking(req, ask)
+}
+
 // AsksServer reports whether c's Apply may ask a server for something that it then puts on the request.
 func AsksServer(c Credential) bool {
-	wrapped, ok := c.(*credential)
+	wrapped, ok := c.(interface{ special() method })
 	if ok {
-		_, ok = wrapped.method.(interface{ asksServer() })
+		_, ok = wrapped.special().(interface{ asksServer() })
 	}
 	return ok
 }

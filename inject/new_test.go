@@ -52,6 +52,10 @@ func TestNewMistakes(t *testing.T) {
 		{"same parameter twice", "- {type: api_key, in: query, name: k, value: keyring:a}\n- {type: api_key, in: query, name: k, value: keyring:a}", []string{"2:3: writes the same query as the entry on line 1"}},
 		{"colon in the user name", "{type: basic, username: 'a:b', password: keyring:a}", []string{"1:25: username: it contains a colon, which ends a user name (RFC 7617 section 2)"}},
 		{"user name without a password", "{type: basic, username: me}", []string{`1:1: missing field "password" (only where the username is a reference may it be left out)`}},
+		{"digest with a colon", "{type: digest, username: 'a:b', password: keyring:a}", []string{"1:26: username: it contains a colon, which ends a user name (RFC 7617 section 2)"}},
+		{"digest without a password", "{type: digest, username: a}", []string{`1:1: missing field "password"`}},
+		{"a query after digest", "- {type: digest, username: a, password: keyring:a}\n- {type: api_key, in: query, name: k, value: keyring:a}", []string{
+			"2:3: changes the query, which the entry on line 1 has signed by then; write it before that"}},
 		{"jwt without an algorithm", "{type: jwt, key: keyring:a}", []string{`1:1: missing field "algorithm"`}},
 		{"jwt with none", "{type: jwt, algorithm: none, key: keyring:a}", []string{
 			`1:24: algorithm must be "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512" or "EdDSA"`}},

@@ -45,12 +45,15 @@ func badText(s string) string {
 // isToken reports whether s is a token (RFC 9110 section 5.6.2).
 func isToken(s string) bool {
 	for i := range len(s) {
-		c := s[i]
-		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && strings.IndexByte("!#$%&'*+-.^_`|~", c) < 0 {
+		if !isTokenByte(s[i]) {
 			return false
 		}
 	}
 	return s != ""
+}
+
+func isTokenByte(c byte) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
 }
 
 // Headers that say how the message is framed or where it goes. They belong to the proxy.
@@ -82,12 +85,16 @@ func badHeaderValue(s string) string {
 
 // setHeader also removes names that differ in case or have _ for -, which some servers take for the same.
 func setHeader(req *http.Request, name, value string) {
+	dropHeader(req, name)
+	req.Header[wireName(name)] = []string{value}
+}
+
+func dropHeader(req *http.Request, name string) {
 	for k := range req.Header {
 		if SameField(k, name) {
 			delete(req.Header, k)
 		}
 	}
-	req.Header[wireName(name)] = []string{value}
 }
 
 func hasHeader(req *http.Request, name string) bool {

@@ -41,7 +41,7 @@ func (s *Server) forward(x *exchange, req *http.Request) (*http.Response, error)
 		return nil, faultf(auditFailed, "the audit log cannot be written, so no credential is used").advise("make room on the disk that holds the state folder")
 	}
 	p := s.transports.pick(d.TLS, loopback)
-	out, used, err := x.authenticate(req, x.takeBody(req, d), d)
+	out, used, err := x.authenticate(p, req, x.takeBody(req, d), d)
 	if err != nil {
 		return nil, err
 	}
@@ -123,8 +123,8 @@ type usage struct {
 }
 
 // authenticate returns the copy of req that goes to the upstream, with body. Credentials are set last, so that no header
-// of the client can take them away.
-func (x *exchange) authenticate(req *http.Request, body io.ReadCloser, d rules.Decision) (*http.Request, []usage, error) {
+// of the client can take them away. What has to be asked for them is asked by p.
+func (x *exchange) authenticate(p *pool, req *http.Request, body io.ReadCloser, d rules.Decision) (*http.Request, []usage, error) {
 	out := outbound(req, x.upgrade)
 	out.Body = body
 	removeFields(out.Header, d.Remove)
@@ -138,7 +138,7 @@ func (x *exchange) authenticate(req *http.Request, body io.ReadCloser, d rules.D
 			}
 			continue
 		}
-		values, err := c.Apply(out)
+		values, err := x.apply(p, c, out)
 		if err != nil {
 			if out.Context().Err() != nil {
 				err = left(err)
@@ -147,13 +147,7 @@ func (x *exchange) authenticate(req *http.Request, body io.ReadCloser, d rules.D
 		}
 		used = append(used, usage{c, values})
 	}
-	if used != nil {
-		x.event.Decision = "inject"
-		x.event.Inject, x.event.Secrets = d.Types, d.Secrets
-		if len(used) < len(d.Inject) {
-			x.nameCredentials(used)
-		}
-	}
+	x.noteCredentials(used, d)
 	return out, used, nil
 }
 
@@ -166,10 +160,27 @@ func present(c inject.Credential, req *http.Request) bool {
 	return false
 }
 
-// nameCredentials puts types and references into the audit event.
-func (x *exchange) nameCredentials(used []usage) {
+// noteCredentials puts the types and references of what was put on into the audit event.
+func (x *exchange) noteCredentials(used []usage, d rules.Decision) {
+	put := 0
+	for _, u := range used {
+		if len(u.values) > 0 { // or else the server asked for none
+			put++
+		}
+	}
+	if put == 0 {
+		return
+	}
+	x.event.Decision = "inject"
+	x.event.Inject, x.event.Secrets = d.Types, d.Secrets
+	if put == len(d.Inject) {
+		return
+	}
 	x.event.Inject, x.event.Secrets = nil, nil
 	for _, u := range used {
+		if len(u.values) == 0 {
+			continue
+		}
 		x.event.Inject = append(x.event.Inject, u.credential.Type())
 		for _, ref := range u.credential.Refs() {
 			x.event.Secrets = append(x.event.Secrets, ref.String())
@@ -224,7 +235,7 @@ func (x *exchange) retry(p *pool, req *http.Request, d rules.Decision, used []us
 	if x.upgrade != "" {
 		return nil, nil
 	}
-	out, again, err := x.authenticate(req, body, d)
+	out, again, err := x.authenticate(p, req, body, d)
 	if err != nil || sameValues(used, again) {
 		return nil, nil
 	}

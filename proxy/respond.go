@@ -70,6 +70,7 @@ var failures = index(
 	failure{"token_expired", 502, "proxy_configuration_error", "Sign in again"},
 	failure{"token_refresh_failed", 502, "proxy_internal_response", "No access token"},
 	failure{"token_timeout", 504, "proxy_internal_response", "Authorization server timed out"},
+	failure{"challenge_unsupported", 502, "http_protocol_error", "Upstream wants another credential"},
 	failure{upstreamTLS, 502, "tls_certificate_error", "Upstream TLS failed"},
 	failure{upstreamUnreachable, 502, "destination_unavailable", "Upstream unreachable"},
 	failure{upstreamProtocol, 502, "http_protocol_error", "Upstream answered wrongly"},
