@@ -141,6 +141,9 @@ func trySending(ctx context.Context, o *options, reports []secretReport, set *ru
 			}
 			target := &url.URL{Scheme: "https", Host: host, Path: "/"}
 			req := &http.Request{Method: http.MethodGet, URL: target, Host: host, Header: http.Header{}, Body: http.NoBody}
+			if marker, ok := inject.MarkerOf(c); ok {
+				marker.Example(req)
+			}
 			_, err := c.Apply(req.WithContext(ctx))
 			if errors.Is(err, context.Canceled) {
 				return err

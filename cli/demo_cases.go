@@ -110,6 +110,10 @@ func demoCases(s *sample) []demoCase {
 		{title: "oauth2_token_exchange", host: "exchange",
 			inject:  s.tokenExchange("demo-exchange"),
 			accepts: s.token("demo-exchange"), note: "for another token"},
+		{title: "placeholder, in the path and in Basic", host: "placeholder",
+			inject:  "{type: placeholder, placeholder: __demo__, value: keyring:demo-placeholder, in: [basic, path]}",
+			accepts: both(target("/hooks/", s.secret("demo-placeholder"), "/send?text=__demo__"), header("Authorization", s.basic("ada", s.last()))),
+			path:    "/hooks/__demo__/send?text=__demo__", header: []string{"Authorization: Basic YWRhOl9fZGVtb19f"}, note: "the marker in the query stays"},
 		{title: "two credentials on one request", host: "two",
 			inject: `
       - {type: api_key, name: DD-API-KEY, value: keyring:demo-two-a}
@@ -203,6 +207,12 @@ func query(rest, name string, want secrets.Value) func(*http.Request) bool {
 	return func(r *http.Request) bool {
 		value, ok := strings.CutPrefix(r.URL.RawQuery, rest+name+"=")
 		return ok && want.Equal(secrets.NewValue(value))
+	}
+}
+
+func target(before string, want secrets.Value, after string) func(*http.Request) bool {
+	return func(r *http.Request) bool {
+		return want.Equal(secrets.NewValue(strings.TrimSuffix(strings.TrimPrefix(r.RequestURI, before), after)))
 	}
 }
 

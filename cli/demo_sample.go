@@ -77,6 +77,9 @@ func (s *sample) secret(name string) secrets.Value {
 	return s.stored[len(s.stored)-1].value
 }
 
+// last is the secret that was made last.
+func (s *sample) last() secrets.Value { return s.stored[len(s.stored)-1].value }
+
 // privateKey makes a key pair. The private one is to be stored under name.
 func (s *sample) privateKey(name string) ed25519.PublicKey {
 	public, private, err := ed25519.GenerateKey(nil)

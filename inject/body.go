@@ -38,7 +38,7 @@ func wholeBody(req *http.Request, hint string) ([]byte, error) {
 	if held, ok := req.Body.(*heldBody); ok {
 		return held.all, nil
 	}
-	tooLarge := &misfit{"body_too_large", fmt.Sprintf("the body is larger than %d MiB, which is as much as can be signed", maxBody>>20), hint}
+	tooLarge := &misfit{"body_too_large", fmt.Sprintf("the body is larger than %d MiB, which is as much as a credential may read", maxBody>>20), hint}
 	if req.ContentLength > maxBody {
 		return nil, tooLarge
 	}

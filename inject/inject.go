@@ -36,6 +36,7 @@ var types = map[string]maker{
 	"oauth2_password":           typ(newPassword),
 	"oauth2_refresh_token":      typ(newRefreshToken),
 	"oauth2_token_exchange":     typ(newTokenExchange),
+	"placeholder":               typ(newPlaceholder),
 }
 
 // Env is all that a credential may use from outside.
@@ -90,8 +91,8 @@ type Asker interface {
 
 // A Target is one place of a request that a Credential writes.
 type Target struct {
-	In    string `json:"in"`    // header, query, cookie or body
-	Name  string `json:"name"`  // of the header, parameter, cookie or form field
+	In    string `json:"in"`    // header, query, cookie or body; or, of a placeholder, such as "header marker"
+	Name  string `json:"name"`  // of the header, parameter, cookie or form field; or the marker
 	Shows string `json:"value"` // such as "Bearer <keyring:github>"
 }
 
@@ -152,10 +153,16 @@ func clash(n *yaml.Node, c Credential, first *yaml.Node, before Credential) (err
 	if wrapped, ok := before.(interface{ special() method }); ok {
 		sign, _ = wrapped.special().(signer)
 	}
+	marker, marked := MarkerOf(c)
+	if other, ok := MarkerOf(before); marked && ok && (strings.Contains(marker.Text, other.Text) || strings.Contains(other.Text, marker.Text)) {
+		return strict.Errors{strict.Errorf(n, "its placeholder and that of the entry on line %d are the same, or one is a part of the other", first.Line)}
+	}
 	for _, t := range c.Targets() {
 		switch {
 		case slices.ContainsFunc(before.Targets(), t.same):
 			errs = append(errs, strict.Errorf(n, "writes the same %s as the entry on line %d", t.In, first.Line))
+		case sign != nil && marked:
+			return strict.Errors{strict.Errorf(n, "may change what the entry on line %d has signed by then; write it before that", first.Line)}
 		case sign != nil && sign.signs(t):
 			errs = append(errs, strict.Errorf(n, "changes the %s, which the entry on line %d has signed by then; write it before that", t.In, first.Line))
 		}

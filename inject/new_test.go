@@ -14,6 +14,8 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
+const wantMarker = "want 8 to 64 letters, digits and underscores, with two underscores in a row and not only these, such as __slack__"
+
 func TestNewMistakes(t *testing.T) {
 	t.Parallel()
 	known := "(known: " + strings.Join(inject.Types(), ", ") + ")"
@@ -141,6 +143,29 @@ func TestNewMistakes(t *testing.T) {
 			"1:122: resource: want absolute URIs without a fragment (RFC 8707 section 2)", `1:146: extra: must not set "resource"`}},
 		{"issuer and token_url", "{type: oauth2_client_credentials, token_url: 'https://x.test/', issuer: 'https://x.test/?a', client_id: a, client_secret: keyring:a}", []string{
 			"1:73: issuer: a query (?) in the URL is not allowed", "1:73: issuer: token_url says it already; leave one out"}},
+		{"placeholder without anything", "{type: placeholder}", []string{`1:1: missing field "placeholder"`, `1:1: missing field "value"`, `1:1: missing field "in"`}},
+		{"placeholder that is a word", "{type: placeholder, placeholder: my_secret_key, value: keyring:a, in: header}", []string{
+			"1:34: placeholder: " + wantMarker}},
+		{"placeholder that is short", "{type: placeholder, placeholder: __abc__, value: keyring:a, in: header}", []string{"1:34: placeholder: " + wantMarker}},
+		{"placeholder of underscores", "{type: placeholder, placeholder: ________, value: keyring:a, in: header}", []string{"1:34: placeholder: " + wantMarker}},
+		{"placeholder with a dash", "{type: placeholder, placeholder: sk-__openai__, value: keyring:a, in: header}", []string{"1:34: placeholder: " + wantMarker}},
+		{"placeholder nowhere", "{type: placeholder, placeholder: __slack__, value: keyring:a, in: []}", []string{"1:67: in is an empty list"}},
+		{"placeholder anywhere", "{type: placeholder, placeholder: __slack__, value: keyring:a, in: [heder, cookie, query, query]}", []string{
+			`1:68: in: want "header", "basic", "path", "query" or "body" (did you mean "header"?)`, `1:75: in: want "header", "basic", "path", "query" or "body"`, "1:90: in: stands here twice"}},
+		{"placeholder in framing headers", "{type: placeholder, placeholder: __slack__, value: keyring:a, in: header, headers: [Host, content_type, X-A, x_a]}", []string{
+			"1:85: headers: is a header that the proxy itself writes", "1:91: headers: says of what kind the body is", "1:110: headers: stands here twice"}},
+		{"headers that nothing uses", "{type: placeholder, placeholder: __slack__, value: keyring:a, in: [body], headers: X-A}", []string{
+			"1:84: headers: is used only with header in the field in"}},
+		{"placeholder for a variable of the proxy's", "{type: placeholder, placeholder: __slack__, value: keyring:a, in: header, env: https_proxy}", []string{
+			"1:80: env: is a variable that credproxy itself sets, or that programs need for something else"}},
+		{"placeholder for the linker", "{type: placeholder, placeholder: __slack__, value: keyring:a, in: header, env: LD_PRELOAD}", []string{
+			"1:80: env: is a variable that credproxy itself sets, or that programs need for something else"}},
+		{"placeholder for no variable", "{type: placeholder, placeholder: __slack__, value: keyring:a, in: header, env: 'A B=C'}", []string{
+			"1:80: env: is not the name of a variable, such as OPENAI_API_KEY"}},
+		{"placeholders that overlap", "- {type: placeholder, placeholder: __slack__, value: keyring:a, in: header}\n- {type: placeholder, placeholder: __slack__2, value: keyring:b, in: body}", []string{
+			"2:3: its placeholder and that of the entry on line 1 are the same, or one is a part of the other"}},
+		{"a placeholder after a signature", "- {type: hmac, key: keyring:a, algorithm: SHA-256, message: '{method}', name: X-S}\n- {type: placeholder, placeholder: __slack__, value: keyring:b, in: path}", []string{
+			"2:3: may change what the entry on line 1 has signed by then; write it before that"}},
 		{"reserved extra", "{type: oauth2_client_credentials, token_url: 'https://x.test/', client_id: a, client_secret: keyring:a, extra: {grant_type: x}}", []string{
 			`1:112: extra: must not set "grant_type"`}},
 	}
@@ -181,6 +206,8 @@ func TestLiteralSecretsAreNotRepeated(t *testing.T) {
 		"{type: oauth2_refresh_token, token_url: 'https://x.test/?a#$', client_id: [$], refresh_token: $, client_secret: $, scopes: $, extra: $}",
 		"{type: oauth2_jwt_bearer, token_url: 'https://x.test/?a#$', client_id: [$], key: $, key_id: [$], algorithm: $, claims: {iss: [$]}, lifetime: $}",
 		"{type: oauth2_token_exchange, token_url: 'https://x.test/', subject_token: $, subject_token_type: $, actor_token: $, actor_token_type: [$], requested_token_type: $, resource: [$]}",
+		"{type: placeholder, placeholder: $, value: $, in: [$], headers: [$ x], env: $}",
+		"{type: placeholder, placeholder: __slack__, value: keyring:a, in: header, headers: '$ x', env: '$ x'}",
 		"[$]",
 		"$",
 	} {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 
 	"github.com/credproxy/credproxy/inject"
 	"github.com/credproxy/credproxy/internal/strict"
@@ -52,7 +53,7 @@ func Parse(path string, data []byte, env inject.Env) (*Set, error) {
 	if err != nil {
 		return unreadable(path, err)
 	}
-	l := loader{env: env, dir: dir, names: make(map[string]place)}
+	l := loader{env: env, dir: dir, names: make(map[string]place), variables: make(map[string]variable)}
 	set := l.file(root)
 	if len(l.errs) > 0 {
 		e := newFileError(path, l.errs, newSource(data, root).show)
@@ -69,6 +70,14 @@ type loader struct {
 	errs  strict.Errors
 	names map[string]place
 	files []string
+
+	variables map[string]variable // by name in capitals
+}
+
+// A variable is one that programs are given with a marker in it.
+type variable struct {
+	marker string
+	place
 }
 
 type place struct{ order, line int }
@@ -207,11 +216,26 @@ func (l *loader) credentials(prefix string, f *ruleField, r *rule) {
 		}
 		r.decision.Inject = creds
 		for _, c := range creds {
+			l.variable(prefix, c, r)
 			r.decision.Types = append(r.decision.Types, c.Type())
 			for _, ref := range c.Refs() {
 				r.decision.Secrets = append(r.decision.Secrets, ref.String())
 			}
 		}
+	}
+}
+
+// variable checks that one variable does not get two markers.
+func (l *loader) variable(prefix string, c inject.Credential, r *rule) {
+	m, ok := inject.MarkerOf(c)
+	if !ok || m.Env == "" {
+		return
+	}
+	key := strings.ToUpper(m.Env) // Windows does not tell the case
+	if first, ok := l.variables[key]; !ok {
+		l.variables[key] = variable{m.Text, place{r.order, m.At.Line}}
+	} else if first.marker != m.Text {
+		l.errs = append(l.errs, m.At.Errorf("%sinject: env: rules[%d] on line %d puts another placeholder into this variable", prefix, first.order, first.line))
 	}
 }
 

@@ -77,6 +77,22 @@ func (s *Set) Rules() []Rule {
 // Credentials lists what rule i of Rules injects.
 func (s *Set) Credentials(i int) []inject.Credential { return slices.Clone(s.rules[i].decision.Inject) }
 
+// Markers lists what client, the name of who is asking, writes in place of secrets, in file order.
+func (s *Set) Markers(client string) []inject.Marker {
+	var out []inject.Marker
+	for _, r := range s.rules {
+		if len(r.clients) > 0 && !slices.Contains(r.clients, client) {
+			continue
+		}
+		for _, c := range r.decision.Inject {
+			if m, ok := inject.MarkerOf(c); ok {
+				out = append(out, m)
+			}
+		}
+	}
+	return out
+}
+
 // A rule is one rule, ready for matching.
 type rule struct {
 	scope
