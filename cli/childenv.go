@@ -116,6 +116,17 @@ func secretVariables(set *rules.Set) []variable {
 	return list
 }
 
+// markerVariables lists the variables that hold the markers which client writes in place of secrets.
+func markerVariables(set *rules.Set, client string) []variable {
+	var list []variable
+	for _, m := range set.Markers(client) {
+		if v := (variable{m.Env, m.Text, true}); v.name != "" && !slices.Contains(list, v) {
+			list = append(list, v)
+		}
+	}
+	return list
+}
+
 // ownVariables lists what unlocks the keyring; it is not for children either.
 func ownVariables(env []string) []variable {
 	var list []variable

@@ -32,7 +32,7 @@ one on a certain address. If no proxy runs it prints nothing and exits with stat
 				syntax = loginShell()
 			}
 			if unset {
-				return writeVariables(cmd.OutOrStdout(), syntax, clientEnv{}.cleared())
+				return writeVariables(cmd.OutOrStdout(), syntax, append(clientEnv{}.cleared(), o.clearedMarkers()...))
 			}
 			return printEnv(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), o, syntax)
 		},
@@ -48,6 +48,19 @@ one on a certain address. If no proxy runs it prints nothing and exits with stat
 // cleared lists all variables, none of them set.
 func (e clientEnv) cleared() []variable {
 	list := e.variables()
+	for i := range list {
+		list[i] = variable{name: list[i].name}
+	}
+	return list
+}
+
+// clearedMarkers lists the variables of the placeholders in the rules, none of them set. Rules that cannot be read have none.
+func (o *options) clearedMarkers() []variable {
+	set, err := rulesOf(o, running{})
+	if err != nil {
+		return nil
+	}
+	list := markerVariables(set, "")
 	for i := range list {
 		list[i] = variable{name: list[i].name}
 	}
@@ -70,7 +83,9 @@ func printEnv(ctx context.Context, stdout, stderr io.Writer, o *options, syntax 
 	if err := keepWgetrc(e.wgetrc, e.bundle); err != nil {
 		return err
 	}
+	var markers []variable
 	if set, err := rulesOf(o, p); err == nil {
+		markers = markerVariables(set, "")
 		var dropped []shadow
 		e.noProxy, dropped = noProxy(inheritedNoProxy(), set.Rules())
 		warnOfShadows(stderr, dropped)
@@ -78,7 +93,7 @@ func printEnv(ctx context.Context, stdout, stderr io.Writer, o *options, syntax 
 		// check says what is wrong with them. An entry could lead around a rule that is still in force.
 		fmt.Fprintln(stderr, "credproxy: NO_PROXY: left empty, because the rules cannot be read")
 	}
-	return writeVariables(stdout, syntax, e.variables())
+	return writeVariables(stdout, syntax, append(e.variables(), markers...))
 }
 
 // keepRoots makes sure that the files exist. What the running proxy has written stays as it is: to open the CA could

@@ -44,7 +44,8 @@ func newRunCommand(o *options) *cobra.Command {
 requests from that command only, and ends with it. The exit status is the command's; 127 if it does not exist,
 126 if it cannot be executed.
 
-The command does not see the variables that env: references of the rules name.`,
+The command does not see the variables that env: references of the rules name. Where a rule has a placeholder for a
+variable, it sees that.`,
 		Example: `  credproxy run -- curl https://api.github.com/user
   credproxy run --rules ./rules.yaml -- python3 report.py`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -211,6 +212,7 @@ func (p *private) environment() (env []string, dropped []shadow) {
 	e.noProxy, dropped = noProxy(inheritedNoProxy(), set.Rules())
 	env = secrets.Environ()
 	changes := append(ownVariables(env), secretVariables(set)...)
+	changes = append(changes, markerVariables(set, runName)...)
 	changes = append(changes, e.variables()...)
 	return merge(env, append(changes, variable{name: "CREDPROXY_RUN", value: p.id, set: true})), dropped
 }
