@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -537,4 +538,64 @@ func BenchmarkApplyOAuth(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// BenchmarkExpiredToken has 500 requests need a token at once. The slowest hundredth should wait little longer than the
+// token endpoint takes for one client.
+func BenchmarkExpiredToken(b *testing.B) {
+	const latency, clients = 50 * time.Millisecond, 500
+	var asked atomic.Int64
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		time.Sleep(latency) // what is measured against
+		_, _ = io.WriteString(w, `{"access_token":"abc","token_type":"Bearer","expires_in":3600}`)
+	}))
+	defer srv.Close()
+	text, vars := "{type: oauth2_client_credentials, token_url: $URL, client_id: app, client_secret: $S}", map[string]string{"URL": srv.URL, "S": secretFile(b, "client-secret")}
+	var alone, slowest time.Duration
+	rounds := 0
+	for b.Loop() {
+		rounds++
+		for _, n := range []int{1, clients} {
+			c := build(b, newEnv(b, nil), text, vars)[0]
+			before := asked.Load()
+			waits := waitsFor(b, c, n)
+			if got := asked.Load() - before; got != 1 {
+				b.Fatalf("%d token requests for %d clients, want 1", got, n)
+			}
+			if n == 1 {
+				alone += waits[0]
+			} else {
+				slowest += waits[n*99/100]
+			}
+		}
+	}
+	b.ReportMetric(float64(alone.Milliseconds())/float64(rounds), "ms-alone")
+	b.ReportMetric(float64(slowest.Milliseconds())/float64(rounds), "ms-p99")
+	b.ReportMetric(float64(slowest)/float64(alone), "p99/alone")
+}
+
+// waitsFor is how long each of n requests waits for c, in order of length.
+func waitsFor(b *testing.B, c inject.Credential, n int) []time.Duration {
+	waits := make([]time.Duration, n)
+	var all sync.WaitGroup
+	start := make(chan struct{})
+	for i := range n {
+		req, err := http.NewRequestWithContext(b.Context(), "GET", "http://api.example.com/", nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		all.Go(func() {
+			<-start
+			begun := time.Now()
+			if _, err := c.Apply(req); err != nil {
+				b.Error(err)
+			}
+			waits[i] = time.Since(begun)
+		})
+	}
+	close(start)
+	all.Wait()
+	slices.Sort(waits)
+	return waits
 }
