@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"strings"
 )
 
 var (
@@ -72,6 +73,61 @@ func withField(doc, name, value string) (string, error) {
 		return "", err
 	}
 	return doc[:start] + string(b) + doc[end:], nil
+}
+
+// putField is doc, a JSON object or nothing, with a field set that may be new.
+func putField(doc, name, value string) (out string, replaced bool, err error) {
+	if doc == "" {
+		doc = "{}"
+	}
+	out, err = withField(doc, name, value)
+	switch {
+	case !errors.Is(err, errNoField):
+		return out, err == nil, err
+	case !json.Valid([]byte(doc)): // something stands behind it
+		return "", false, errNotObject
+	}
+	pair, err := json.Marshal(map[string]string{name: value})
+	if err != nil {
+		return "", false, err
+	}
+	open := strings.LastIndexByte(doc, '}')
+	before := strings.TrimRight(doc[:open], " \t\r\n")
+	if !strings.HasSuffix(before, "{") {
+		before += ","
+	}
+	return before + string(pair[1:len(pair)-1]) + doc[open:], false, nil
+}
+
+// withoutField is doc without a field, and whether another is left. What is left keeps its order.
+func withoutField(doc, name string) (rest string, left bool, err error) {
+	if _, _, err := findField(doc, name); err != nil {
+		return "", false, err
+	}
+	dec := json.NewDecoder(strings.NewReader(doc))
+	if _, err := dec.Token(); err != nil {
+		return "", false, errNotObject
+	}
+	var pairs []string
+	for dec.More() {
+		key, err := dec.Token()
+		var raw json.RawMessage
+		if err == nil {
+			err = dec.Decode(&raw)
+		}
+		if err != nil {
+			return "", false, errNotObject
+		}
+		if key == name {
+			continue
+		}
+		quoted, err := json.Marshal(key)
+		if err != nil {
+			return "", false, err
+		}
+		pairs = append(pairs, string(quoted)+":"+string(raw))
+	}
+	return "{" + strings.Join(pairs, ",") + "}", len(pairs) > 0, nil
 }
 
 // pick is the part of a secret that ref asks for. Its error names the field, never the value.

@@ -88,28 +88,33 @@ func (s *Store) Set(ctx context.Context, name string, v Value) error {
 
 // Put is Set that also reports whether there was a value before.
 func (s *Store) Put(ctx context.Context, name string, v Value) (replaced bool, err error) {
-	ref := Ref{Scheme: "keyring", Name: name}
-	if err := checkName(name); err != nil {
+	return s.PutRef(ctx, Ref{Scheme: "keyring", Name: name}, v)
+}
+
+// PutRef is Put for what ref, which is in the keyring, names: with a field that one alone is set, in a new JSON object if
+// there is none.
+func (s *Store) PutRef(ctx context.Context, ref Ref, v Value) (replaced bool, err error) {
+	if err := checkName(ref.Name); err != nil {
 		return false, &Error{Op: "set", Kind: ErrInvalid, Why: err.Error(), Next: "credproxy secret set NAME"}
 	}
 	if err := CheckStorable(v); err != nil {
 		return false, asError("set", ref, err)
 	}
-	if replaced, err = s.set(ctx, name, v); err != nil {
+	if replaced, err = s.set(ctx, ref, v); err != nil {
 		return false, withNext(asError("set", ref, err), ref)
 	}
 	return replaced, nil
 }
 
-func (s *Store) set(ctx context.Context, name string, v Value) (replaced bool, err error) {
-	unlock, err := s.lock(ctx, name)
+func (s *Store) set(ctx context.Context, ref Ref, v Value) (replaced bool, err error) {
+	unlock, err := s.lock(ctx, ref.Name)
 	if err != nil {
 		return false, err
 	}
 	defer unlock()
 	now := wall()
 	item := envelope{Value: v.Reveal(), Created: now, Updated: now}
-	old, err := s.read(ctx, name)
+	old, err := s.read(ctx, ref.Name)
 	replaced = !errors.Is(err, ErrNotFound)
 	switch {
 	case err == nil && !old.Created.IsZero():
@@ -117,7 +122,12 @@ func (s *Store) set(ctx context.Context, name string, v Value) (replaced bool, e
 	case err != nil && replaced && !errors.Is(err, ErrCorrupt):
 		return false, err
 	}
-	if err := s.write(ctx, name, item); err != nil {
+	if ref.Field != "" {
+		if item.Value, replaced, err = putField(old.Value, ref.Field, v.Reveal()); err != nil {
+			return false, &Error{Kind: ErrInvalid, Why: "field " + ref.Field + " cannot be set in it: " + err.Error()}
+		}
+	}
+	if err := s.write(ctx, ref.Name, item); err != nil {
 		return false, err
 	}
 	return replaced, s.bump()
@@ -125,11 +135,16 @@ func (s *Store) set(ctx context.Context, name string, v Value) (replaced bool, e
 
 // Remove removes name; ErrNotFound on every backend if it is absent.
 func (s *Store) Remove(ctx context.Context, name string) error {
-	ref := Ref{Scheme: "keyring", Name: name}
-	if err := checkName(name); err != nil {
+	return s.RemoveRef(ctx, Ref{Scheme: "keyring", Name: name})
+}
+
+// RemoveRef is Remove for what ref, which is in the keyring, names: with a field that one alone is removed, and the rest
+// only if nothing is left of it.
+func (s *Store) RemoveRef(ctx context.Context, ref Ref) error {
+	if err := checkName(ref.Name); err != nil {
 		return &Error{Op: "rm", Kind: ErrInvalid, Why: err.Error(), Next: "credproxy secret list"}
 	}
-	if err := s.remove(ctx, name); err != nil {
+	if err := s.remove(ctx, ref); err != nil {
 		e := asError("rm", ref, err)
 		if e.Next == "" && e.Kind == ErrNotFound {
 			e.Next = "credproxy secret list"
@@ -139,13 +154,30 @@ func (s *Store) Remove(ctx context.Context, name string) error {
 	return nil
 }
 
-func (s *Store) remove(ctx context.Context, name string) error {
-	unlock, err := s.lock(ctx, name)
+func (s *Store) remove(ctx context.Context, ref Ref) error {
+	unlock, err := s.lock(ctx, ref.Name)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if _, err := s.call(ctx, request{Op: "remove", Item: name}); err != nil {
+	if ref.Field != "" {
+		item, err := s.read(ctx, ref.Name)
+		if err != nil {
+			return err
+		}
+		rest, left, err := withoutField(item.Value, ref.Field)
+		if err != nil {
+			return &Error{Kind: ErrNotFound, Why: "field " + ref.Field + ": " + err.Error()}
+		}
+		if left {
+			item.Value, item.Previous, item.Intent, item.Updated = rest, "", nil, wall()
+			if err := s.write(ctx, ref.Name, item); err != nil {
+				return err
+			}
+			return s.bump()
+		}
+	}
+	if _, err := s.call(ctx, request{Op: "remove", Item: ref.Name}); err != nil {
 		return err
 	}
 	return s.bump()
