@@ -31,7 +31,9 @@ var types = map[string]maker{
 	"hmac":                      typ(newHMAC),
 	"jwt":                       typ(newJWT),
 	"oauth1":                    typ(newOAuth1),
+	"oauth2_authorization_code": typ(newAuthorizationCode),
 	"oauth2_client_credentials": typ(newClientCredentials),
+	"oauth2_device_code":        typ(newDeviceCode),
 	"oauth2_jwt_bearer":         typ(newJWTBearer),
 	"oauth2_password":           typ(newPassword),
 	"oauth2_refresh_token":      typ(newRefreshToken),
@@ -44,6 +46,7 @@ type Env struct {
 	Secrets *secrets.Resolver
 	Tokens  *oauth.Cache
 	HTTP    *http.Client // for token endpoints: verified TLS, no redirects, no proxy from the environment
+	Rule    string       // the name of the rule, for the commands in hints
 
 	Certificate *Certificate // of the rule's tls field; nil: it has none
 }

@@ -116,6 +116,26 @@ func TestNewMistakes(t *testing.T) {
 		{"jwt bearer for too long", "{type: oauth2_jwt_bearer, key: keyring:a, lifetime: 2h}", []string{"1:53: lifetime: want whole seconds, from 1s to 1h"}},
 		{"jwt bearer with a secret of no one", "{type: oauth2_jwt_bearer, key: keyring:a, token_url: 'http://x.test/', client_secret: keyring:b, key_id: \"a\\nb\"}", []string{
 			`1:1: missing field "client_id"`, "1:54: token_url: want https:// (http:// only to loopback)", "1:106: key_id: it contains a line break or another control character"}},
+		{"a sign-in that cannot be stored", "{type: oauth2_authorization_code, issuer: 'https://x.test', client_id: a, refresh_token: env:X}", []string{
+			"1:90: refresh_token: credproxy login stores it, so it must be keyring:NAME"}},
+		{"authorization code with nothing", "{type: oauth2_authorization_code}", []string{`1:1: missing field "refresh_token"`,
+			`1:1: missing field "token_url"`, `1:1: missing field "client_id"`, `1:1: missing field "auth_url"`}},
+		{"auth_url", "{type: oauth2_authorization_code, auth_url: 'http://x.test/', token_url: 'https://x.test/', client_id: a, refresh_token: keyring:a}", []string{
+			"1:45: auth_url: want https:// (http:// only to loopback)"}},
+		{"a parameter that login makes", "{type: oauth2_authorization_code, issuer: 'https://x.test', client_id: a, refresh_token: keyring:a, auth_extra: {state: x, prompt: consent}}", []string{
+			`1:113: auth_extra: must not set "state"`}},
+		{"redirect_uri elsewhere", "{type: oauth2_authorization_code, issuer: 'https://x.test', client_id: a, refresh_token: keyring:a, redirect_uri: 'http://x.test/'}", []string{
+			"1:115: redirect_uri: want http://127.0.0.1/PATH or http://localhost/PATH, with or without a port, or an https:// address"}},
+		{"redirect_uri with a query", "{type: oauth2_authorization_code, issuer: 'https://x.test', client_id: a, refresh_token: keyring:a, redirect_uri: 'http://localhost/?a'}", []string{
+			"1:115: redirect_uri: want http://127.0.0.1/PATH or http://localhost/PATH, with or without a port, or an https:// address"}},
+		{"redirect_port twice over", "{type: oauth2_authorization_code, issuer: 'https://x.test', client_id: a, refresh_token: keyring:a, redirect_uri: 'http://localhost:1/', redirect_port: 2}", []string{
+			"1:153: redirect_port: redirect_uri says it already; leave one out"}},
+		{"redirect_port", "{type: oauth2_authorization_code, issuer: 'https://x.test', client_id: a, refresh_token: keyring:a, redirect_port: 65536}", []string{
+			"1:116: redirect_port: want 1 to 65535, or 0 for any"}},
+		{"redirect_port of another computer", "{type: oauth2_authorization_code, issuer: 'https://x.test', client_id: a, refresh_token: keyring:a, redirect_uri: 'https://x.test/', redirect_port: 1}", []string{
+			"1:149: redirect_port: is for a redirect_uri on this computer"}},
+		{"device code with nothing to ask", "{type: oauth2_device_code, token_url: 'https://x.test', client_id: a, refresh_token: keyring:a, revocation_url: 'ftp://x.test'}", []string{
+			`1:1: missing field "device_url"`, "1:113: revocation_url: want https:// (http:// only to loopback)"}},
 		{"no token_url", "{type: oauth2_refresh_token, refresh_token: keyring:a}", []string{`1:1: missing field "token_url"`, `1:1: missing field "client_id"`}},
 		{"private_key_jwt without a key", "{type: oauth2_client_credentials, token_url: 'https://x.test/', client_id: a, client_auth: private_key_jwt}", []string{
 			"1:92: client_auth: needs a key"}},

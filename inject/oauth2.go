@@ -154,45 +154,54 @@ type grant struct {
 	blame    string // the settings that can make the server refuse what signer signs
 	client   oauth.Client
 	secret   secrets.Ref   // of the client; zero if it has none
-	issuer   string        // names the token endpoint; empty: client has it
+	issuer   string        // says where the server is; empty: server says it
+	server   oauth.Server  // what the rule itself says of it
 	signer   secrets.Ref   // the key that signs assertions; zero if there are none
 	subject  secrets.Ref   // the token that is exchanged; zero if there is none
 	password secrets.Ref   // of a person; zero if there is none
 	proof    *asserter     // says who the client is; nil: something else does
 	refs     []secrets.Ref // all that the token is asked for with
+	login    *Login        // how a person signs in; nil: nobody does
 	key      string
 	host     string
 	ask      func(ctx context.Context) (oauth.Token, error)
 	renew    func(ctx context.Context) (oauth.Token, error) // ask, with hints
 
-	found  atomic.Pointer[endpoint]
-	failed atomic.Pointer[[]secrets.Value] // what refs were when ask last failed
+	found    atomic.Pointer[metadata]
+	failed   atomic.Pointer[[]secrets.Value] // what refs were when ask last failed
+	signedIn atomic.Pointer[signedIn]        // the last sign-in that was seen
+	refused  atomic.Pointer[refusedToken]
 }
 
-// An endpoint is what an issuer said last.
-type endpoint struct {
-	url  string
-	when time.Time
+// metadata is what an issuer said last.
+type metadata struct {
+	server oauth.Server
+	when   time.Time
 }
 
-// endpointLife is how long the answer of an issuer is taken for true.
-const endpointLife = time.Hour
+// metadataLife is how long the answer of an issuer is taken for true.
+const metadataLife = time.Hour
 
-// endpoint is the client's token endpoint, empty if the rule names neither it nor an issuer.
-func (g *grant) endpoint(ctx context.Context) (string, error) {
+// endpoints is the server as the rule has it, and beyond that as its issuer does.
+func (g *grant) endpoints(ctx context.Context) (oauth.Server, error) {
 	if g.issuer == "" {
-		return g.client.TokenURL, nil
+		return g.server, nil
 	}
 	now := time.Now().Round(0)
-	if f := g.found.Load(); f != nil && !now.Before(f.when) && now.Sub(f.when) < endpointLife {
-		return f.url, nil
+	f := g.found.Load()
+	if f == nil || now.Before(f.when) || now.Sub(f.when) >= metadataLife {
+		server, err := oauth.Discover(ctx, g.env.HTTP, g.issuer)
+		if err != nil {
+			return oauth.Server{}, err
+		}
+		f = &metadata{server, now}
+		g.found.Store(f)
 	}
-	found, err := oauth.Discover(ctx, g.env.HTTP, g.issuer)
-	if err != nil {
-		return "", err
-	}
-	g.found.Store(&endpoint{found, now})
-	return found, nil
+	s := f.server
+	s.AuthorizationURL = cmp.Or(g.server.AuthorizationURL, s.AuthorizationURL)
+	s.DeviceURL = cmp.Or(g.server.DeviceURL, s.DeviceURL)
+	s.RevocationURL = cmp.Or(g.server.RevocationURL, s.RevocationURL)
+	return s, nil
 }
 
 func (s clientSettings) grant(typ string, env Env, refs ...secrets.Ref) *grant {
@@ -201,6 +210,7 @@ func (s clientSettings) grant(typ string, env Env, refs ...secrets.Ref) *grant {
 		Scopes: s.Scopes.Value, Audience: s.Audience, Resource: s.Resource.Value, Extra: s.Extra.Value,
 		Fields: s.fields(),
 	}}
+	g.server.TokenURL = g.client.TokenURL
 	if !g.secret.IsZero() {
 		g.refs = append(g.refs, g.secret)
 	}
@@ -256,10 +266,14 @@ func fingerprint(typ string, c oauth.Client, refs []secrets.Ref, more ...any) st
 }
 
 func (g *grant) Apply(req *http.Request) ([]secrets.Value, error) {
-	t, err := g.env.Tokens.Token(req.Context(), g.key, g.renew)
+	key, err := g.tokenKey(req.Context())
+	if err != nil {
+		return nil, err
+	}
+	t, err := g.env.Tokens.Token(req.Context(), key, g.renew)
 	if err != nil && g.changed(req.Context()) {
-		g.env.Tokens.Retry(g.key)
-		t, err = g.env.Tokens.Token(req.Context(), g.key, g.renew)
+		g.env.Tokens.Retry(key)
+		t, err = g.env.Tokens.Token(req.Context(), key, g.renew)
 	}
 	if err != nil {
 		return nil, err
@@ -269,8 +283,13 @@ func (g *grant) Apply(req *http.Request) ([]secrets.Value, error) {
 }
 
 func (g *grant) Reject(used []secrets.Value) {
+	key := g.key
+	if s := g.signedIn.Load(); s != nil {
+		key = s.key
+	}
 	for _, v := range used {
-		g.env.Tokens.Reject(g.key, v)
+		g.refuse(v)
+		g.env.Tokens.Reject(key, v)
 	}
 }
 
@@ -287,9 +306,11 @@ func (g *grant) Targets() []Target {
 // asClient is the client, ready to say who it is (RFC 7523 section 3 for assertions), and its secret, empty if it has none.
 func (g *grant) asClient(ctx context.Context) (client oauth.Client, secret secrets.Value, err error) {
 	client = g.client
-	if client.TokenURL, err = g.endpoint(ctx); err != nil {
+	server, err := g.endpoints(ctx)
+	if err != nil {
 		return oauth.Client{}, secrets.Value{}, err
 	}
+	client.TokenURL = server.TokenURL
 	if client.Auth == oauth.AuthTLS { // a key that cannot be had is told better here than by a failed handshake
 		_, err = g.env.Secrets.Resolve(ctx, g.signer)
 		return client, secrets.Value{}, err
@@ -319,7 +340,7 @@ func (g *grant) clientSecret(ctx context.Context) (secrets.Value, error) {
 func (g *grant) explain(ctx context.Context, err error) error {
 	refused, ok := errors.AsType[*oauth.Error](err)
 	if !ok {
-		return err
+		return g.missing(err)
 	}
 	now := g.current(ctx)
 	g.failed.Store(&now)
@@ -332,6 +353,8 @@ func (g *grant) explain(ctx context.Context, err error) error {
 	case !g.password.IsZero() && e.Code == "invalid_grant":
 		g.env.Secrets.Reject(g.password, now[0])
 		e.Next = replaceHint(g.password, "") + ", or check username; the server is not asked again before that, or for an hour"
+	case e.Slug() == "token_expired" && g.login != nil:
+		e.Next = g.login.hint()
 	case e.Slug() == "token_expired":
 		e.Next = replaceHint(g.refs[0], "a fresh one: this one is expired or revoked")
 	case !g.signer.IsZero() && (e.Status == http.StatusUnauthorized || e.Code == "invalid_grant" || e.Code == "invalid_client" || e.Code == "unauthorized_client"):

@@ -2,6 +2,7 @@ package inject
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -32,7 +33,8 @@ func newRefreshToken(s refreshTokenSettings, at *yaml.Node, env Env) (method, st
 }
 
 // rotate uses the refresh token at ref once. It runs to its end even while the proxy stops: the server may have
-// replaced the token already.
+// replaced the token already. If the server refuses it, the store is read once more: somebody who knows nothing of our
+// lock may have put another there.
 func (g *grant) rotate(ctx context.Context, ref secrets.Ref) (t oauth.Token, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rotationTimeout)
 	defer cancel()
@@ -40,10 +42,35 @@ func (g *grant) rotate(ctx context.Context, ref secrets.Ref) (t oauth.Token, err
 	if err != nil {
 		return oauth.Token{}, err
 	}
-	err = g.env.Secrets.Rotate(ctx, ref, func(ctx context.Context, current secrets.Value) (next secrets.Value, err error) {
-		t, next, err = client.Refresh(ctx, secret, current)
+	if g.login != nil {
+		client.Scopes = nil // the person may have granted fewer
+	}
+	var sent secrets.Value
+	var refused error
+	use := func(ctx context.Context, current secrets.Value) (secrets.Value, error) {
+		s := oauth.ReadSignIn(current)
+		switch {
+		case s.Refresh.IsZero():
+			t, err = g.unrenewed(s)
+			return secrets.Value{}, err
+		case refused != nil && s.Refresh.Equal(sent):
+			return secrets.Value{}, refused
+		}
+		sent = s.Refresh
+		var next secrets.Value
+		t, next, err = client.Refresh(ctx, secret, s.Refresh)
+		if !next.IsZero() {
+			s.Refresh = next
+			next = s.Value()
+		}
 		return next, err // next is stored even with an error: the answer can be useless beside it
-	})
+	}
+	err = g.env.Secrets.Rotate(ctx, ref, use)
+	if e, ok := errors.AsType[*oauth.Error](err); ok && e.Slug() == "token_expired" && !sent.IsZero() {
+		refused = err
+		g.env.Secrets.Reject(ref, sent) // if it is not in the keyring, it is read anew
+		err = g.env.Secrets.Rotate(ctx, ref, use)
+	}
 	if err != nil {
 		return oauth.Token{}, err
 	}

@@ -2,6 +2,7 @@ package oauth
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -19,15 +20,18 @@ const (
 	// An access token is renewed at least once a day, whatever the server says of its life.
 	maxLifetime = 24 * time.Hour
 	minLifetime = time.Second
+
+	maxAttended = 10 * 365 * 24 * time.Hour // of a token that nothing but a person can renew
 )
 
 // An answer is what a token endpoint said. It is also the transport that hears it: it stands between x/oauth2 and
 // the network, which would follow redirects, read a form where JSON is due, and lose a rotated refresh token
 // whenever another field of the same answer is bad.
 type answer struct {
-	base   http.RoundTripper
-	fields map[string]Pointer // where they are not where RFC 6749 has them
-	now    time.Time
+	base    http.RoundTripper
+	fields  map[string]Pointer // where they are not where RFC 6749 has them
+	now     time.Time
+	longest time.Duration // that a token is believed to live; 0: maxLifetime
 
 	status   int
 	after    time.Duration
@@ -148,7 +152,7 @@ func (a *answer) life(raw json.RawMessage) (time.Duration, bool) {
 		a.blame("expires_in is not a number of seconds")
 		return 0, false
 	}
-	return bounded(s), true
+	return a.bounded(s), true
 }
 
 // until reads a time of expiry: RFC 3339, or seconds since 1970.
@@ -158,19 +162,19 @@ func (a *answer) until(raw json.RawMessage) (time.Duration, bool) {
 		return 0, false
 	}
 	if at, err := time.Parse(time.RFC3339, text); err == nil {
-		return bounded(at.Sub(a.now).Seconds()), true
+		return a.bounded(at.Sub(a.now).Seconds()), true
 	}
 	s, err := strconv.ParseFloat(text, 64)
 	if err != nil || math.IsNaN(s) {
 		a.blame("expires_at is no time")
 		return 0, false
 	}
-	return bounded(s - float64(a.now.Unix())), true
+	return a.bounded(s - float64(a.now.Unix())), true
 }
 
 // bounded is a life of s seconds as far as it is believed.
-func bounded(s float64) time.Duration {
-	return time.Duration(min(max(s, minLifetime.Seconds()), maxLifetime.Seconds()) * float64(time.Second))
+func (a *answer) bounded(s float64) time.Duration {
+	return time.Duration(min(max(s, minLifetime.Seconds()), cmp.Or(a.longest, maxLifetime).Seconds()) * float64(time.Second))
 }
 
 // blame notes the first fault.

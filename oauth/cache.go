@@ -287,6 +287,13 @@ func (c *Cache) Retry(key string) {
 	}
 }
 
+// Drop forgets key's token. A renewal that is under way still serves those who wait for it.
+func (c *Cache) Drop(key string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.entries, key)
+}
+
 // Close cancels the renewals under way and waits for them. Tokens that are still valid are served on.
 func (c *Cache) Close() {
 	c.mu.Lock()

@@ -49,6 +49,8 @@ type Client struct {
 	Extra     map[string]string  // further form parameters
 	Fields    map[string]Pointer // where the answer has what TokenFields lists; of the rest, as RFC 6749 section 5.1 has it
 	Now       func() time.Time   // nil: time.Now
+
+	attended bool // a person signs in: what comes is kept to its end, and what works once is not sent twice
 }
 
 // A Sign makes a new assertion (RFC 7521 section 3). It is called once for each try, because servers may take an
@@ -59,7 +61,7 @@ type Sign func() (secrets.Value, error)
 func Reserved() []string {
 	return []string{"grant_type", "client_id", "client_secret", "scope", "audience", "refresh_token",
 		"client_assertion", "client_assertion_type", "assertion", "code", "username", "password",
-		"subject_token", "subject_token_type", "actor_token", "actor_token_type", "requested_token_type"}
+		"subject_token", "subject_token_type", "actor_token", "actor_token_type", "requested_token_type", "code_verifier", "device_code"}
 }
 
 // fieldExpiresAt is a time of expiry, for servers that do not send how long a token lives.
@@ -146,13 +148,17 @@ func (c *Client) grant(ctx context.Context, secret secrets.Value, kind string, w
 	if err != nil {
 		return Token{}, secrets.Value{}, err
 	}
-	return inTries(ctx, func() (Token, secrets.Value, error) {
+	once := func() (Token, secrets.Value, error) {
 		proof, err := with.made()
 		if err != nil {
 			return Token{}, secrets.Value{}, err
 		}
 		return c.once(ctx, secret, kind, proof)
-	})
+	}
+	if c.attended {
+		return once()
+	}
+	return inTries(ctx, once)
 }
 
 // inTries calls once until it has an answer or no more tries.
@@ -203,6 +209,9 @@ func (c *Client) once(ctx context.Context, secret secrets.Value, kind string, pr
 	}
 	asked := c.now()
 	a := &answer{base: cmp.Or(c.HTTP.Transport, http.DefaultTransport), fields: c.Fields, now: asked}
+	if c.attended {
+		a.longest = maxAttended
+	}
 	hc := http.Client{Transport: a, Timeout: c.HTTP.Timeout, CheckRedirect: noRedirect}
 	cfg := clientcredentials.Config{
 		ClientID: c.ID, ClientSecret: secret.Reveal(), TokenURL: c.TokenURL, Scopes: c.Scopes,

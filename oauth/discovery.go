@@ -22,48 +22,63 @@ func CheckIssuer(raw string) error {
 	return nil
 }
 
-// Discover is the token endpoint that the authorization server issuer names in its metadata (RFC 8414 section 3), or, if
-// it has none there, in those of OpenID Connect. It takes at most 15 seconds. The error, if any, is an *Error.
-func Discover(ctx context.Context, hc *http.Client, issuer string) (tokenURL string, err error) {
+// A Server is where an authorization server is asked what (RFC 8414 section 2). What it has not is empty.
+type Server struct {
+	Issuer           string
+	AuthorizationURL string
+	TokenURL         string
+	DeviceURL        string // RFC 8628 section 4
+	RevocationURL    string
+	SaysIssuer       bool // its redirects name the issuer (RFC 9207 section 3)
+}
+
+// Discover is what the authorization server issuer says of itself in its metadata (RFC 8414 section 3), or, if it has
+// none there, in those of OpenID Connect. There always is a TokenURL. It takes at most 15 seconds. The error, if any, is
+// an *Error.
+func Discover(ctx context.Context, hc *http.Client, issuer string) (Server, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	u, err := url.Parse(issuer)
 	if err != nil || hc == nil {
-		return "", &Error{Why: "the issuer cannot be asked"}
+		return Server{}, &Error{Why: "the issuer cannot be asked"}
 	}
 	base, path := u.Scheme+"://"+u.Host, strings.TrimSuffix(u.EscapedPath(), "/")
-	tokenURL, failed := metadata(ctx, hc, base+"/.well-known/oauth-authorization-server"+path, issuer)
+	found, failed := metadata(ctx, hc, base+"/.well-known/oauth-authorization-server"+path, issuer)
 	if failed != nil && failed.Status == http.StatusNotFound {
-		tokenURL, failed = metadata(ctx, hc, base+path+"/.well-known/openid-configuration", issuer)
+		found, failed = metadata(ctx, hc, base+path+"/.well-known/openid-configuration", issuer)
 	}
 	if failed != nil {
 		failed.Host = u.Host
-		return "", failed
+		return Server{}, failed
 	}
-	return tokenURL, nil
+	return found, nil
 }
 
 // metadata reads one document. The issuer in it must be the one that was asked (RFC 8414 section 3.3).
-func metadata(ctx context.Context, hc *http.Client, from, issuer string) (string, *Error) {
+func metadata(ctx context.Context, hc *http.Client, from, issuer string) (Server, *Error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
 	if err != nil {
-		return "", &Error{Why: "the issuer cannot be asked"}
+		return Server{}, &Error{Why: "the issuer cannot be asked"}
 	}
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("User-Agent", "credproxy")
 	plain := http.Client{Transport: cmp.Or(hc.Transport, http.DefaultTransport), Timeout: hc.Timeout, CheckRedirect: noRedirect}
 	resp, err := plain.Do(req)
 	if err != nil {
-		return "", unread(err)
+		return Server{}, unread(err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
-		return "", unread(err)
+		return Server{}, unread(err)
 	}
 	var doc struct {
 		Issuer        string `json:"issuer"`
-		TokenEndpoint string `json:"token_endpoint"`
+		Authorization string `json:"authorization_endpoint"`
+		Token         string `json:"token_endpoint"`
+		Device        string `json:"device_authorization_endpoint"`
+		Revocation    string `json:"revocation_endpoint"`
+		SaysIssuer    bool   `json:"authorization_response_iss_parameter_supported"`
 	}
 	e := &Error{Status: resp.StatusCode}
 	switch {
@@ -75,12 +90,20 @@ func metadata(ctx context.Context, hc *http.Client, from, issuer string) (string
 		e.Why = "the issuer's metadata are not a JSON object"
 	case doc.Issuer != issuer:
 		e.Why = "the metadata are those of another issuer"
-	case CheckURL(doc.TokenEndpoint) != nil:
+	case CheckURL(doc.Token) != nil:
 		e.Why = "the issuer's metadata have no token_endpoint with https"
 	default:
-		return doc.TokenEndpoint, nil
+		return Server{issuer, usable(doc.Authorization), doc.Token, usable(doc.Device), usable(doc.Revocation), doc.SaysIssuer}, nil
 	}
-	return "", e
+	return Server{}, e
+}
+
+// usable is an endpoint if it may be asked.
+func usable(endpoint string) string {
+	if CheckURL(endpoint) != nil {
+		return ""
+	}
+	return endpoint
 }
 
 // unread is an error of the network, without the address.

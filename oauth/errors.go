@@ -1,6 +1,7 @@
 package oauth
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -21,7 +22,9 @@ type Error struct {
 	Status      int    // of the HTTP answer; 0 if there was none
 	Why         string // what went wrong, if the server did not say it in Code
 	Next        string // what to do about it
+	SignIn      bool   // a person has to sign in again, whatever Code is
 
+	at      string // what Host was asked as; empty: token endpoint
 	timeout bool
 	signed  bool          // Code is about an assertion, so a new sign-in is no help
 	again   bool          // trying again at once may help
@@ -33,7 +36,7 @@ type Error struct {
 func (e *Error) Error() string {
 	parts := make([]string, 0, 4)
 	if e.Host != "" {
-		parts = append(parts, "token endpoint "+e.Host)
+		parts = append(parts, cmp.Or(e.at, "token endpoint")+" "+e.Host)
 	}
 	if e.Status != 0 {
 		parts = append(parts, fmt.Sprintf("HTTP status %d", e.Status))
@@ -52,7 +55,7 @@ func (e *Error) Unwrap() error { return e.cause }
 // Slug is token_expired if a person has to sign in again, token_timeout, or token_refresh_failed.
 func (e *Error) Slug() string {
 	switch {
-	case (e.Code == "invalid_grant" || e.Code == "bad_refresh_token") && !e.signed: // the second is GitHub's word for it
+	case e.SignIn, (e.Code == "invalid_grant" || e.Code == "bad_refresh_token") && !e.signed: // the second is GitHub's word for it
 		return "token_expired"
 	case e.timeout:
 		return "token_timeout"

@@ -195,6 +195,7 @@ func (l *loader) name(f *ruleField, order int) strict.Errors {
 // credentials builds what a rule injects, and the TLS settings that go with it.
 func (l *loader) credentials(prefix string, f *ruleField, r *rule) {
 	env := l.env
+	env.Rule = f.Name.Value
 	if t := f.TLS.Value; t != nil {
 		built, errs := t.build(l.read)
 		r.decision.TLS = built
