@@ -123,11 +123,28 @@ func checkSecrets(ctx context.Context, o *options, resolver *secrets.Resolver, s
 			return nil, err
 		}
 		if err != nil {
-			report.fail(o.again(err))
+			report.fail(o.again(signInFirst(err, ref, set)))
 		}
 		reports = append(reports, report)
 	}
 	return reports, nil
+}
+
+// signInFirst is err, which for a sign-in that is not there says how to sign in.
+func signInFirst(err error, ref secrets.Ref, set *rules.Set) error {
+	missing, ok := errors.AsType[*secrets.Error](err)
+	if !ok || !errors.Is(err, secrets.ErrNotFound) && !errors.Is(err, secrets.ErrCorrupt) {
+		return err
+	}
+	names := logins(set)
+	for _, rule := range set.Rules() {
+		if l := names[rule.Name]; l != nil && l.Kept == ref {
+			e := *missing
+			e.Next = "credproxy login " + rule.Name
+			return &e
+		}
+	}
+	return err
 }
 
 // trySending puts every credential that needs no server on a request that goes nowhere, and reports the secrets that no

@@ -44,6 +44,7 @@ func newRootCommand(o *options) *cobra.Command {
 		Long: `credproxy is a local forward proxy that holds the keys. Apps carry no secret: credproxy puts the right
 credential on each request, as the rules file says, with secrets from the keyring.`,
 		Example: `  credproxy secret set github                          store a secret (hidden prompt, or stdin)
+  credproxy login spotify                              sign in where an API wants a person
   credproxy check                                      are the rules and their secrets in order?
   credproxy run -- curl https://api.github.com/user    run a program behind a private proxy
   credproxy serve                                      run the proxy for everything else`,
@@ -54,7 +55,7 @@ credential on each request, as the rules file says, with secrets from the keyrin
 	})
 	root.AddCommand(
 		newServeCommand(o), newRunCommand(o), newEnvCommand(o),
-		newSecretCommand(o), newCheckCommand(o), newExplainCommand(o),
+		newSecretCommand(o), newLoginCommand(o), newLogoutCommand(o), newCheckCommand(o), newExplainCommand(o),
 		newCACommand(o), newVersionCommand(), newDemoCommand(),
 	)
 	root.InitDefaultCompletionCmd()

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/credproxy/credproxy/inject"
@@ -40,6 +41,16 @@ func completeHosts(o *options) cobra.CompletionFunc {
 			}
 		}
 		return urls
+	})
+}
+
+// completeLogins completes names of rules for which a person signs in.
+func completeLogins(o *options) cobra.CompletionFunc {
+	return completeFirst(o, func(r rules.Rule) []string {
+		if slices.Contains(r.Types, "oauth2_authorization_code") || slices.Contains(r.Types, "oauth2_device_code") {
+			return []string{r.Name}
+		}
+		return nil
 	})
 }
 

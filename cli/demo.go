@@ -166,6 +166,9 @@ func (d *demo) open(ctx context.Context) error {
 	d.table.say("proxy       %s with %s, where references stand in place of secrets, such as",
 		d.proxy, plural(len(d.stack.Rules.Current().Rules()), "rule"))
 	d.table.quote(demoRule(d.list[0], d.sample.api.port, true))
+	if err := d.signIn(ctx); err != nil {
+		return err
+	}
 	return d.chooseClient(ctx)
 }
 

@@ -25,6 +25,8 @@ type login struct {
 	mu      sync.Mutex
 	clients map[string]*loginClient
 	access  map[string]accessToken
+	pending map[string]*signInRequest // by code
+	users   map[string]string         // codes by user code
 }
 
 // A loginClient is a registered client and its sign-in.
@@ -38,6 +40,7 @@ type loginClient struct {
 	user    string            // a person who gives the client name and password
 	pass    secrets.Value
 	app     *rsa.PublicKey // of a GitHub App
+	person  bool           // people sign in with it
 	life    time.Duration  // of access tokens, in whole seconds
 
 	spent  map[string]bool // refresh tokens and assertions that were used
@@ -54,10 +57,11 @@ func newLogin(server *sampleServer, issued func(string)) *login {
 	return &login{
 		server: server, issued: issued,
 		clients: make(map[string]*loginClient), access: make(map[string]accessToken),
+		pending: make(map[string]*signInRequest), users: make(map[string]string),
 	}
 }
 
-func (l *login) tokenURL() string { return "https://" + l.server.address + "/token" }
+func (l *login) tokenURL() string { return l.address("/token") }
 
 func (l *login) register(id string, c loginClient) {
 	l.mu.Lock()
@@ -99,11 +103,20 @@ func (l *login) state(client string) (access string, refresh secrets.Value, spen
 func (l *login) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, 64<<10)
 	status, answer := http.StatusNotFound, map[string]any{"error": "invalid_request"}
-	switch id, isApp := strings.CutPrefix(r.URL.Path, "/app/installations/"); {
+	id, isApp := strings.CutPrefix(r.URL.Path, "/app/installations/")
+	switch what := r.Method + " " + r.URL.Path; {
+	case what == "GET /authorize":
+		l.authorize(w, r)
+		return
+	case what == "GET /verify":
+		l.verify(w, r)
+		return
 	case r.Method == http.MethodPost && isApp:
 		status, answer = l.install(r, strings.TrimSuffix(id, "/access_tokens"))
-	case r.Method == http.MethodPost && r.URL.Path == "/token" && r.ParseForm() == nil:
+	case what == "POST /token" && r.ParseForm() == nil:
 		status, answer = l.grant(r)
+	case what == "POST /device" && r.ParseForm() == nil:
+		status, answer = l.device(r)
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
@@ -125,6 +138,13 @@ func (l *login) grant(r *http.Request) (int, map[string]any) {
 		if r.PostForm.Get("scope") != client.scope {
 			return refuse(http.StatusBadRequest, "invalid_scope")
 		}
+	case client.person && (kind == "authorization_code" || kind == "urn:ietf:params:oauth:grant-type:device_code"):
+		if refusal := l.signedIn(id, r.PostForm); refusal != "" {
+			return refuse(http.StatusBadRequest, refusal)
+		}
+		client.refresh = secrets.NewValue(randomToken())
+		l.issued(client.refresh.Reveal())
+		answer["refresh_token"] = client.refresh.Reveal()
 	case kind == "refresh_token" && client.auth == "none":
 		if !client.rotate(r.PostForm.Get("refresh_token")) {
 			if client.dead {

@@ -23,6 +23,7 @@ const (
 	slugState        = "state_unusable"
 	slugInput        = "input"
 	slugNotRunnable  = "not_runnable"
+	slugLogin        = "login_failed"
 )
 
 // exitCodes is the exit status of each failure that has one of its own; all others are 1. What run's command exits
@@ -92,7 +93,7 @@ func (o *options) again(err error) error {
 }
 
 // withFlags finds the commands of hints that take the flags of a keyring.
-var withFlags = regexp.MustCompile(`\bcredproxy (secret (set|list|rm)|check|serve|env)\b`)
+var withFlags = regexp.MustCompile(`\bcredproxy (secret (set|list|rm)|login|logout|check|serve|env)\b`)
 
 // hinted is an error with another hint.
 type hinted struct {

@@ -29,6 +29,7 @@ func TestMain(m *testing.M) {
 		"fetch":     func() { os.Exit(fetch(os.Args[1:])) },
 		"printenv":  func() { os.Exit(printVariables(os.Args[1:])) },
 		"quit":      func() { os.Exit(quit(os.Args[1:])) },
+		"person":    func() { os.Exit(person(os.Args[1:])) },
 	})
 }
 

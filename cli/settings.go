@@ -61,7 +61,7 @@ func (o *options) fromEnvironment(cmd *cobra.Command) error {
 			o.keyring = append(o.keyring, "--"+name+" "+quote(flag.Value.String()))
 		}
 	}
-	o.needsBoth = slices.Contains([]string{"serve", "run", "env", "check"}, cmd.Name())
+	o.needsBoth = slices.Contains([]string{"serve", "run", "env", "check", "login", "logout"}, cmd.Name())
 	for _, s := range settings {
 		if field := s.field(o); *field == "" {
 			*field = os.Getenv(s.env)

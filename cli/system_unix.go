@@ -5,6 +5,7 @@ package cli
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -72,3 +73,6 @@ func statusOf(state *os.ProcessState) int {
 }
 
 func portInUse(err error) bool { return errors.Is(err, syscall.EADDRINUSE) }
+
+// detach lets cmd live on when our terminal interrupts us, or closes.
+func detach(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} }

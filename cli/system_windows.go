@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"os"
+	"os/exec"
 
 	"golang.org/x/sys/windows"
 )
@@ -39,3 +40,6 @@ var reloadSignals []os.Signal
 func statusOf(state *os.ProcessState) int { return state.ExitCode() }
 
 func portInUse(err error) bool { return errors.Is(err, windows.WSAEADDRINUSE) }
+
+// detach does nothing: what opens the browser ends at once.
+func detach(*exec.Cmd) {}
