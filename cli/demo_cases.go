@@ -65,6 +65,12 @@ func demoCases(s *sample) []demoCase {
 			inject:  "{type: api_key, in: cookie, name: session, value: keyring:demo-cookie}",
 			accepts: cookies("theme=dark; session=", s.secret("demo-cookie")),
 			header:  []string{"Cookie: theme=dark"}, note: "beside the client's own"},
+		{title: "aws_sigv4", host: "aws",
+			inject:  "{type: aws_sigv4, access_key_id: keyring:demo-aws-id, secret_access_key: keyring:demo-aws-key}",
+			accepts: sigV4("eu-central-1", s.secret("demo-aws-id"), s.secret("demo-aws-key")),
+			path:    "/bucket/a%20b?list-type=2&prefix=x%2Fy",
+			header: []string{"Authorization: AWS4-HMAC-SHA256 Credential=placeholder/20260101/eu-central-1/s3/aws4_request, SignedHeaders=host, Signature=" +
+				strings.Repeat("0", 64)}, note: "in place of the client's, made with a placeholder"},
 		{title: "basic", host: "basic",
 			inject:  "{type: basic, username: ada, password: keyring:demo-basic}",
 			accepts: header("Authorization", s.basic("ada", s.secret("demo-basic")))},

@@ -82,6 +82,41 @@ func signedNow(key secrets.Value) func(*http.Request) bool {
 	}
 }
 
+// sigV4 accepts GET requests without a body that are signed for S3 in the header (AWS Signature Version 4).
+func sigV4(region string, id, key secrets.Value) func(*http.Request) bool {
+	return func(r *http.Request) bool {
+		list, ok := strings.CutPrefix(strings.Join(r.Header["Authorization"], ", "), "AWS4-HMAC-SHA256 ")
+		sent := map[string]string{}
+		for item := range strings.SplitSeq(list, ", ") {
+			name, value, _ := strings.Cut(item, "=")
+			sent[name] = value
+		}
+		at, err := time.Parse("20060102T150405Z", r.Header.Get("X-Amz-Date"))
+		scope := at.Format("20060102") + "/" + region + "/s3/aws4_request"
+		if age := time.Since(at); !ok || err != nil || age < -time.Minute || age > time.Minute || sent["Credential"] != id.Reveal()+"/"+scope {
+			return false
+		}
+		var headers strings.Builder
+		for name := range strings.SplitSeq(sent["SignedHeaders"], ";") {
+			value := r.Header.Get(name)
+			if name == "host" {
+				value = r.Host
+			}
+			headers.WriteString(name + ":" + value + "\n")
+		}
+		query := strings.ReplaceAll(r.URL.Query().Encode(), "+", "%20")
+		canonical := strings.Join([]string{r.Method, r.URL.EscapedPath(), query, headers.String(), sent["SignedHeaders"], hex.EncodeToString(sha256.New().Sum(nil))}, "\n")
+		sum := sha256.Sum256([]byte(canonical))
+		signed := []byte("AWS4" + key.Reveal())
+		for _, part := range append(strings.Split(scope, "/"), strings.Join([]string{"AWS4-HMAC-SHA256", r.Header.Get("X-Amz-Date"), scope, hex.EncodeToString(sum[:])}, "\n")) {
+			mac := hmac.New(sha256.New, signed)
+			mac.Write([]byte(part))
+			signed = mac.Sum(nil)
+		}
+		return strings.Contains(sent["SignedHeaders"], "host") && hmac.Equal([]byte(hex.EncodeToString(signed)), []byte(sent["Signature"]))
+	}
+}
+
 // jwt accepts tokens of HS256 for the audience that are good now and for no more than a day (RFC 7519 section 7.2). They
 // count as secrets.
 func (s *sample) jwt(audience string, key secrets.Value) func(*http.Request) bool {

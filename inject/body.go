@@ -31,22 +31,25 @@ type heldBody struct {
 func (*heldBody) Close() error { return nil }
 
 // wholeBody returns all of req's body, which is sent all the same. hint is for whoever sends more than maxBody.
-func wholeBody(req *http.Request, hint string) ([]byte, error) {
+func wholeBody(req *http.Request, hint string) ([]byte, error) { return bodyUpTo(req, maxBody, hint) }
+
+// bodyUpTo is wholeBody with a limit in bytes.
+func bodyUpTo(req *http.Request, limit int64, hint string) ([]byte, error) {
 	if req.Body == nil || req.Body == http.NoBody {
 		return nil, nil
 	}
 	if held, ok := req.Body.(*heldBody); ok {
 		return held.all, nil
 	}
-	tooLarge := &misfit{"body_too_large", fmt.Sprintf("the body is larger than %d MiB, which is as much as a credential may read", maxBody>>20), hint}
-	if req.ContentLength > maxBody {
+	tooLarge := &misfit{"body_too_large", fmt.Sprintf("the body is larger than %d MiB, which is as much as a credential may read", limit>>20), hint}
+	if req.ContentLength > limit {
 		return nil, tooLarge
 	}
-	all, err := io.ReadAll(io.LimitReader(req.Body, maxBody+1))
+	all, err := io.ReadAll(io.LimitReader(req.Body, limit+1))
 	if err != nil {
 		return nil, &misfit{"client_gone", "the request's body broke off", "try again"}
 	}
-	if len(all) > maxBody {
+	if int64(len(all)) > limit {
 		req.Body = &struct {
 			io.Reader
 			io.Closer

@@ -24,6 +24,7 @@ import (
 // types is every credential type.
 var types = map[string]maker{
 	"api_key":                   typ(newAPIKey),
+	"aws_sigv4":                 typ(newSigV4),
 	"basic":                     typ(newBasic),
 	"bearer":                    typ(newBearer),
 	"digest":                    typ(newDigest),

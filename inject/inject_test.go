@@ -284,6 +284,8 @@ func TestMissingSecret(t *testing.T) {
 		"{type: jwt, algorithm: HS256, key: $S}",
 		"{type: oauth1, consumer_key: a, consumer_secret: $S}",
 		"{type: oauth1, consumer_key: a, signature_method: RSA-SHA1, private_key: $S}",
+		"{type: aws_sigv4, access_key_id: $S, secret_access_key: $S}",
+		"{type: aws_sigv4, credentials: $S}",
 	} {
 		req, err := http.NewRequestWithContext(t.Context(), "GET", "http://api.example.com/", nil)
 		if err != nil {
@@ -466,6 +468,7 @@ func BenchmarkApply(b *testing.B) {
 		{"bearer", "{type: bearer, token: $S}"},
 		{"basic", "{type: basic, username: me, password: $S}"},
 		{"oauth1", "{type: oauth1, consumer_key: me, consumer_secret: $S, token: $S, token_secret: $S}"},
+		{"aws_sigv4", "{type: aws_sigv4, access_key_id: $S, secret_access_key: $S, session_token: $S, region: eu-west-1, service: execute-api}"},
 	} {
 		b.Run(bb.name, func(b *testing.B) {
 			text := strings.ReplaceAll(bb.inject, "$S", "{exec: [cat, "+strconv.Quote(strings.TrimPrefix(secretFile(b, "s3cret"), "file:"))+"]}")

@@ -186,6 +186,18 @@ func TestNewMistakes(t *testing.T) {
 			"2:3: its placeholder and that of the entry on line 1 are the same, or one is a part of the other"}},
 		{"a placeholder after a signature", "- {type: hmac, key: keyring:a, algorithm: SHA-256, message: '{method}', name: X-S}\n- {type: placeholder, placeholder: __slack__, value: keyring:b, in: path}", []string{
 			"2:3: may change what the entry on line 1 has signed by then; write it before that"}},
+		{"aws_sigv4 without keys", "{type: aws_sigv4}", []string{
+			`1:1: missing field "access_key_id" (or credentials, which holds all keys in one)`,
+			`1:1: missing field "secret_access_key" (or credentials, which holds all keys in one)`}},
+		{"aws_sigv4 with keys twice", "{type: aws_sigv4, credentials: keyring:a, secret_access_key: keyring:b, session_token: keyring:c}", []string{
+			"1:62: secret_access_key: credentials holds it already; leave one out", "1:88: session_token: credentials holds it already; leave one out"}},
+		{"region and service", "{type: aws_sigv4, credentials: keyring:a, region: eu/west, service: 'a b'}", []string{
+			"1:51: region: want 1 to 64 letters, digits, dashes and underscores", "1:69: service: want 1 to 64 letters, digits, dashes and underscores"}},
+		{"an empty region", "{type: aws_sigv4, credentials: keyring:a, region: ''}", []string{"1:51: region: want 1 to 64 letters, digits, dashes and underscores"}},
+		{"a header after aws_sigv4", "- {type: aws_sigv4, credentials: keyring:a}\n- {type: api_key, name: X-Api-Key, value: keyring:b}", []string{
+			"2:3: changes the header, which the entry on line 1 has signed by then; write it before that"}},
+		{"a header of aws_sigv4's", "- {type: api_key, name: X_Amz_Date, value: keyring:b}\n- {type: aws_sigv4, credentials: keyring:a}", []string{
+			"2:3: writes the same header as the entry on line 1"}},
 		{"reserved extra", "{type: oauth2_client_credentials, token_url: 'https://x.test/', client_id: a, client_secret: keyring:a, extra: {grant_type: x}}", []string{
 			`1:112: extra: must not set "grant_type"`}},
 	}
@@ -228,6 +240,8 @@ func TestLiteralSecretsAreNotRepeated(t *testing.T) {
 		"{type: oauth2_token_exchange, token_url: 'https://x.test/', subject_token: $, subject_token_type: $, actor_token: $, actor_token_type: [$], requested_token_type: $, resource: [$]}",
 		"{type: placeholder, placeholder: $, value: $, in: [$], headers: [$ x], env: $}",
 		"{type: placeholder, placeholder: __slack__, value: keyring:a, in: header, headers: '$ x', env: '$ x'}",
+		"{type: aws_sigv4, access_key_id: $, secret_access_key: $, session_token: $, region: '$ x', service: [$]}",
+		"{type: aws_sigv4, credentials: $, secret_access_key: $}",
 		"[$]",
 		"$",
 	} {

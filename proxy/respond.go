@@ -52,6 +52,7 @@ var failures = index(
 	failure{credentialExists, 403, "http_request_denied", "The request carries a credential of its own"},
 	failure{nestedConnect, 405, "http_request_denied", "CONNECT inside a tunnel"},
 	failure{"bad_body", 400, "http_request_error", "The body cannot carry the credential"},
+	failure{"cannot_sign", 400, "http_request_error", "The request cannot be signed"},
 	failure{"body_too_large", 413, "http_request_error", "Body too large for the credential"},
 	failure{"header_too_large", 431, "http_request_error", "Header too large with the credential"},
 	failure{proxyAuth, 407, "http_request_denied", "Proxy authentication required"},
