@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/credproxy/credproxy/internal/strict"
 	"github.com/credproxy/credproxy/secrets"
@@ -63,11 +64,11 @@ func (d *digest) applyAsking(req *http.Request, ask func() (*http.Response, erro
 		}
 		offer := strongestDigest(challengesIn(resp.Header))
 		if offer == nil {
-			return nil, unsupported(resp.Header, "Digest")
+			return nil, unsupported(challengesIn(resp.Header), "Digest")
 		}
 		d.spaces.learn(req, offer, "")
 		if turn, ok = d.spaces.turn(req); !ok {
-			return nil, unsupported(resp.Header, "Digest") // others have asked it in the meantime, and got another answer
+			return nil, unsupported(challengesIn(resp.Header), "Digest") // others have asked it in the meantime, and got another answer
 		}
 	}
 	header, err := turn.authorize(req, user.Reveal(), password.Reveal())
@@ -149,18 +150,17 @@ func nextNonce(info []string) string {
 var knownSchemes = []string{"basic", "bearer", "digest", "negotiate", "ntlm", "oauth"}
 
 // unsupported is the error of a server that wants something other than what the rule has.
-func unsupported(h http.Header, scheme string) error {
-	asked := challengesIn(h)
+func unsupported(asked []challenge, scheme string) error {
 	text := "the server answers 401 and does not say what it wants"
 	hint := "see what it says: curl -I --noproxy '*' URL"
 	for _, c := range asked {
-		if slices.Contains(knownSchemes, c.scheme) && c.scheme != "digest" {
+		if slices.Contains(knownSchemes, c.scheme) && c.scheme != strings.ToLower(scheme) {
 			text, hint = "the server does not take "+scheme+", but "+c.scheme, "write another type in the rule"
 			break
 		}
 	}
-	if asksFor(asked, "digest") != nil && scheme == "Digest" {
-		text = "the server asks for Digest in a form that credproxy does not know"
+	if asksFor(asked, strings.ToLower(scheme)) != nil {
+		text = "the server asks for " + scheme + " in a form that credproxy does not know"
 	}
 	return &misfit{"challenge_unsupported", text, hint}
 }

@@ -31,6 +31,7 @@ var types = map[string]maker{
 	"github_app":                typ(newGitHubApp),
 	"hmac":                      typ(newHMAC),
 	"jwt":                       typ(newJWT),
+	"ntlm":                      typ(newNTLM),
 	"oauth1":                    typ(newOAuth1),
 	"oauth2_authorization_code": typ(newAuthorizationCode),
 	"oauth2_client_credentials": typ(newClientCredentials),
@@ -91,6 +92,16 @@ type Asker interface {
 	// and without anything of the client, and returns the head of the answer. If the server asks for no credential,
 	// req gets none, and used is empty.
 	ApplyAsking(req *http.Request, ask func() (*http.Response, error)) (used []secrets.Value, err error)
+}
+
+// A Binder is a Credential that is proved for a connection and not for a request. After Apply, the request goes over an
+// HTTP/1.1 connection that was proved with the same values and that carries nothing else, or over a new one.
+type Binder interface {
+	Credential
+
+	// Bind begins to prove a connection with what Apply returned. first is the Authorization of a request that has nothing
+	// else of the client's. answer makes the Authorization of the next one, from the 401 to the first.
+	Bind(used []secrets.Value) (first string, answer func(*http.Response) (string, error), err error)
 }
 
 // A Target is one place of a request that a Credential writes.
@@ -232,6 +243,11 @@ type asker interface {
 	applyAsking(req *http.Request, ask func() (*http.Response, error)) (used []secrets.Value, err error)
 }
 
+// A binder is a method that is proved for a connection. Its bind is the Bind of a Binder.
+type binder interface {
+	bind(used []secrets.Value) (first string, answer func(*http.Response) (string, error), err error)
+}
+
 // typ makes a table entry of the function that builds a credential from its settings C. build also reports what is
 // wrong with the settings beyond their form; a field that could not be decoded is zero and was reported already.
 func typ[C any](build func(settings C, at *yaml.Node, env Env) (method, strict.Errors)) maker {
@@ -249,8 +265,11 @@ func typ[C any](build func(settings C, at *yaml.Node, env Env) (method, strict.E
 			return nil, errs
 		}
 		c := &credential{m, entry.Type, refsIn(reflect.ValueOf(entry.Settings), nil)}
-		if a, ok := m.(asker); ok {
-			return &asking{c, a}, nil
+		switch m := m.(type) {
+		case asker:
+			return &asking{c, m}, nil
+		case binder:
+			return &binding{c, m}, nil
 		}
 		return c, nil
 	}
@@ -286,6 +305,16 @@ type asking struct {
 
 func (a *asking) ApplyAsking(req *http.Request, ask func() (*http.Response, error)) ([]secrets.Value, error) {
 	return a.asker.applyAsking(req, ask)
+}
+
+// binding is the credential of a binder.
+type binding struct {
+	*credential
+	binder binder
+}
+
+func (b *binding) Bind(used []secrets.Value) (first string, answer func(*http.Response) (string, error), err error) {
+	return b.binder.bind(used)
 }
 
 // AsksServer reports whether c's Apply may ask a server for something that it then puts on the request.

@@ -58,6 +58,9 @@ func TestNewMistakes(t *testing.T) {
 		{"digest without a password", "{type: digest, username: a}", []string{`1:1: missing field "password"`}},
 		{"a query after digest", "- {type: digest, username: a, password: keyring:a}\n- {type: api_key, in: query, name: k, value: keyring:a}", []string{
 			"2:3: changes the query, which the entry on line 1 has signed by then; write it before that"}},
+		{"ntlm with a domain in the user name", `{type: ntlm, username: 'CORP\ada', domain: "a\n", password: keyring:a}`, []string{
+			`1:24: username: it contains a backslash; write DOMAIN\USER as two fields, domain and username`, "1:44: domain: it contains a line break or another control character"}},
+		{"ntlm without a password", "{type: ntlm, username: a}", []string{`1:1: missing field "password"`}},
 		{"jwt without an algorithm", "{type: jwt, key: keyring:a}", []string{`1:1: missing field "algorithm"`}},
 		{"jwt with none", "{type: jwt, algorithm: none, key: keyring:a}", []string{
 			`1:24: algorithm must be "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512" or "EdDSA"`}},

@@ -45,7 +45,7 @@ func (s *Server) forward(x *exchange, req *http.Request) (*http.Response, error)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := x.send(p, out)
+	resp, err := x.send(p, out, used)
 	if err != nil {
 		return nil, err
 	}
@@ -122,6 +122,9 @@ type usage struct {
 	values     []secrets.Value
 }
 
+// empty reports whether it put nothing on, because the server asked for nothing.
+func (u usage) empty() bool { return len(u.values) == 0 }
+
 // authenticate returns the copy of req that goes to the upstream, with body. Credentials are set last, so that no header
 // of the client can take them away. What has to be asked for them is asked by p.
 func (x *exchange) authenticate(p *pool, req *http.Request, body io.ReadCloser, d rules.Decision) (*http.Request, []usage, error) {
@@ -160,27 +163,23 @@ func present(c inject.Credential, req *http.Request) bool {
 	return false
 }
 
-// noteCredentials puts the types and references of what was put on into the audit event.
+// noteCredentials puts what is on the request into the audit event.
 func (x *exchange) noteCredentials(used []usage, d rules.Decision) {
-	put := 0
+	if len(used) != len(d.Inject) || slices.ContainsFunc(used, usage.empty) {
+		x.nameCredentials(used)
+	} else if len(used) > 0 {
+		x.event.Decision, x.event.Inject, x.event.Secrets = "inject", d.Types, d.Secrets
+	}
+}
+
+// nameCredentials is noteCredentials where some of the rule's are not there.
+func (x *exchange) nameCredentials(used []usage) {
+	x.event.Decision, x.event.Inject, x.event.Secrets = "pass", nil, nil
 	for _, u := range used {
-		if len(u.values) > 0 { // or else the server asked for none
-			put++
-		}
-	}
-	if put == 0 {
-		return
-	}
-	x.event.Decision = "inject"
-	x.event.Inject, x.event.Secrets = d.Types, d.Secrets
-	if put == len(d.Inject) {
-		return
-	}
-	x.event.Inject, x.event.Secrets = nil, nil
-	for _, u := range used {
-		if len(u.values) == 0 {
+		if u.empty() {
 			continue
 		}
+		x.event.Decision = "inject"
 		x.event.Inject = append(x.event.Inject, u.credential.Type())
 		for _, ref := range u.credential.Refs() {
 			x.event.Secrets = append(x.event.Secrets, ref.String())
@@ -188,9 +187,9 @@ func (x *exchange) noteCredentials(used []usage, d rules.Decision) {
 	}
 }
 
-// send is one round trip.
-func (x *exchange) send(p *pool, out *http.Request) (*http.Response, error) {
-	resp, err := p.send(out, x.interim)
+// send is one round trip, with used on out.
+func (x *exchange) send(p *pool, out *http.Request, used []usage) (*http.Response, error) {
+	resp, err := x.roundTrip(p, out, used)
 	if err == nil {
 		return resp, nil
 	}
@@ -201,6 +200,23 @@ func (x *exchange) send(p *pool, out *http.Request) (*http.Response, error) {
 		return nil, fault
 	}
 	return nil, upstreamFault(err, x.target.host)
+}
+
+// roundTrip sends out over a connection that belongs to a credential, if one of used wants that, and otherwise over any.
+func (x *exchange) roundTrip(p *pool, out *http.Request, used []usage) (*http.Response, error) {
+	for i, u := range used {
+		b, ok := u.credential.(inject.Binder)
+		if !ok {
+			continue
+		}
+		resp, proved, err := x.server.transports.bound(p, b, x.client).send(out, u.values, x.interim)
+		if err == nil && !proved {
+			used[i].values = nil
+			x.nameCredentials(used)
+		}
+		return resp, err
+	}
+	return p.send(out, x.interim)
 }
 
 // left is the fault of a request whose client did not wait for what failed with err.
@@ -239,7 +255,7 @@ func (x *exchange) retry(p *pool, req *http.Request, d rules.Decision, used []us
 	if err != nil || sameValues(used, again) {
 		return nil, nil
 	}
-	resp, err := x.send(p, out)
+	resp, err := x.send(p, out, again)
 	if err != nil {
 		return nil, nil
 	}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/credproxy/credproxy/inject"
 	"github.com/credproxy/credproxy/rules"
 	"github.com/credproxy/credproxy/secrets"
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -24,6 +25,7 @@ type transports struct {
 	secrets *secrets.Resolver
 	base    *pool
 	others  *lru.Cache[transportKey, *pool]
+	owned   *lru.Cache[boundKey, *boundPool] // connections that belong to a credential
 }
 
 type transportKey struct {
@@ -36,7 +38,21 @@ func newTransports(roots *x509.CertPool, d *dialer, s *secrets.Resolver) *transp
 	t.base = newPool(t.build(nil, false))
 	// The size is a constant above zero, so that there is no error.
 	t.others, _ = lru.NewWithEvict(maxTransports, func(_ transportKey, old *pool) { old.closeIdle() })
+	t.owned, _ = lru.NewWithEvict(maxBoundPools, func(_ boundKey, old *boundPool) { old.closeIdle() })
 	return t
+}
+
+// bound returns the connections that b was proved for on behalf of client, with the settings of p.
+func (t *transports) bound(p *pool, b inject.Binder, client string) *boundPool {
+	key := boundKey{p, b, client}
+	if found, ok := t.owned.Get(key); ok {
+		return found
+	}
+	fresh := newBoundPool(b, p.transport)
+	if found, ok, _ := t.owned.PeekOrAdd(key, fresh); ok {
+		return found
+	}
+	return fresh
 }
 
 // system is the pool for the system's roots and any address.
@@ -106,6 +122,9 @@ func (t *transports) closeIdle() {
 	t.base.closeIdle()
 	for _, other := range t.others.Values() {
 		other.closeIdle()
+	}
+	for _, owned := range t.owned.Values() {
+		owned.closeIdle()
 	}
 }
 
