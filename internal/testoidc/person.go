@@ -73,6 +73,9 @@ func (p Person) step(resp *http.Response, body []byte) (*http.Request, error) {
 		for _, name := range f.asked {
 			f.fields.Set(name, p.Name)
 		}
+		if p.Refuses && f.fields.Has("confirm") { // that a device may sign in
+			f.fields.Set("abort", "yes")
+		}
 		action, err := here.Parse(f.action)
 		if err != nil {
 			return nil, err
