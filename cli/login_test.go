@@ -6,6 +6,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -13,7 +14,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -21,24 +25,29 @@ import (
 	"github.com/credproxy/credproxy/secrets"
 )
 
-// person [refuse|twice] URL is a browser with somebody before it: it signs in at URL, goes where the server sends it, and
-// prints what it finds there.
+// person [record=FILE] URL is a browser with somebody before it, who signs in at URL and goes where the server leads. With
+// record it writes down its arguments and its environment, and goes back as from an easyServer.
 func person(args []string) int {
-	mode, address := "", args[len(args)-1]
-	if len(args) == 2 {
-		mode = args[0]
-	}
-	p := testoidc.Person{Name: "ada", Client: http.DefaultClient, Refuses: mode == "refuse"}
-	left, text, err := p.Visit(address)
-	if err != nil || left == "" {
+	address := args[len(args)-1]
+	left := ""
+	if file, ok := strings.CutPrefix(args[0], "record="); ok {
+		seen := fmt.Sprintln(len(os.Args), address) + strings.Join(os.Environ(), "\n")
+		if err := os.WriteFile(file, []byte(seen), 0o600); err != nil {
+			return 1
+		}
+		u, _ := url.Parse(address)
+		left = u.Query().Get("redirect_uri") + "?" + url.Values{"code": {"the-code"}, "state": {u.Query().Get("state")}}.Encode()
+	} else if to, text, err := (testoidc.Person{Name: "ada", Client: http.DefaultClient}).Visit(address); err != nil || to == "" {
 		fmt.Fprintln(os.Stderr, "person: stopped at", text, err)
 		return 1
+	} else {
+		left = to
 	}
 	resp, err := http.Get(left)
 	if err != nil {
 		return 1
 	}
-	return map[int]int{http.StatusOK: 0}[resp.StatusCode]
+	return resp.StatusCode - http.StatusOK
 }
 
 // A loginWorld is a home with a rule for which a person signs in at a real authorization server. What the rule is for is
@@ -70,7 +79,13 @@ func newLoginWorld(t *testing.T, inject string) loginWorld {
 	if err := os.WriteFile(roots, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: same.Certificate().Raw}), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	w := loginWorld{world{home: filepath.Join(dir, "home"), port: u.Port(), roots: roots}, s, s.Issuer + "/me"}
+	return loginWorld{world{port: u.Port(), roots: roots}, s, s.Issuer + "/me"}.home(t, inject)
+}
+
+// home is w with another home and other rules.
+func (w loginWorld) home(t *testing.T, inject string) loginWorld {
+	t.Helper()
+	w.world.home = t.TempDir()
 	w.rules(t, inject)
 	return w
 }
@@ -83,7 +98,7 @@ func (w loginWorld) rules(t *testing.T, inject string) {
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := installRules(file, w.home, w.port); err != nil {
+	if err := installRules(file, w.world.home, w.port); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -159,7 +174,7 @@ func (w loginWorld) sent(t *testing.T, address string) string {
 // stored is what the keyring has under name, or nothing.
 func (w loginWorld) stored(t *testing.T, name string) string {
 	t.Helper()
-	store, err := secrets.OpenStore(secrets.StoreConfig{State: filepath.Join(w.home, ".local", "state", "credproxy"), Backend: "file"})
+	store, err := secrets.OpenStore(secrets.StoreConfig{State: filepath.Join(w.world.home, ".local", "state", "credproxy"), Backend: "file"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,7 +204,7 @@ func (w loginWorld) serve(t *testing.T) *http.Client {
 		t.Fatal("serve did not start")
 	}
 	pool := x509.NewCertPool()
-	ca, err := os.ReadFile(filepath.Join(w.home, ".local", "state", "credproxy", "ca", "ca.pem"))
+	ca, err := os.ReadFile(filepath.Join(w.world.home, ".local", "state", "credproxy", "ca", "ca.pem"))
 	if err != nil || !pool.AppendCertsFromPEM(ca) {
 		t.Fatalf("the proxy's CA: %v", err)
 	}
@@ -213,6 +228,20 @@ func (w loginWorld) ask(t *testing.T, client *http.Client) string {
 	return fmt.Sprint(resp.StatusCode, " ", string(body))
 }
 
+// wantSoon asks until the answer has all of want, for a second: that is how soon another process is to be heard.
+func (w loginWorld) wantSoon(t *testing.T, client *http.Client, want ...string) {
+	t.Helper()
+	for began := time.Now(); ; {
+		got := w.ask(t, client)
+		missing := slices.DeleteFunc(slices.Clone(want), func(part string) bool { return strings.Contains(got, part) })
+		if took := time.Since(began); len(missing) == 0 && took < time.Second {
+			return
+		} else if took > time.Second {
+			t.Fatalf("after %s got %s, want %s", took, got, missing)
+		}
+	}
+}
+
 const signInFirstHint = `"hint":"credproxy login me"`
 
 // TestLogin is the whole life of a sign-in, with a proxy that runs all the time.
@@ -230,18 +259,11 @@ func TestLogin(t *testing.T) {
 		t.Fatalf("login: %v\n%s", err, said)
 	}
 	began := time.Now()
-	got := w.ask(t, client)
-	took := time.Since(began)
-	if got != `200 {"sub":"ada"}` {
-		t.Errorf("after login got %s", got)
-	}
-	if took > time.Second {
-		t.Errorf("the first request after login took %s", took)
-	}
-	t.Logf("the first request after login took %s", took)
+	w.wantSoon(t, client, `200 {"sub":"ada"}`)
+	t.Logf("in use %s after login", time.Since(began))
 	if kept := w.stored(t, "me"); !strings.Contains(kept, `"refresh_token"`) || strings.Contains(kept, "access_token") {
 		t.Errorf("the keyring has no sign-in with a refresh token")
-	} else if refresh := kept[strings.Index(kept, `":"`)+3:][:20]; strings.Contains(string(said), refresh) || strings.Contains(got, refresh) {
+	} else if refresh := kept[strings.Index(kept, `":"`)+3:][:20]; strings.Contains(string(said), refresh) {
 		t.Errorf("the refresh token is shown")
 	}
 
@@ -249,14 +271,182 @@ func TestLogin(t *testing.T) {
 	if err != nil || !strings.Contains(string(out), "signed out of rule me: removed keyring:me from file keyring, and revoked at 127.0.0.1:") {
 		t.Errorf("logout: %v\n%s", err, out)
 	}
-	if got := w.ask(t, client); !strings.HasPrefix(got, "502 ") || !strings.Contains(got, signInFirstHint) {
-		t.Errorf("after logout got %s", got)
-	}
+	w.wantSoon(t, client, "502 ", signInFirstHint)
 	if kept := w.stored(t, "me"); kept != "" {
 		t.Error("after logout something is left in the keyring")
 	}
 	out, err = w.command(t, "logout", "me").CombinedOutput()
 	if err != nil || string(out) != "nobody is signed in for rule me; nothing is changed\n" {
 		t.Errorf("logout a second time: %v\n%s", err, out)
+	}
+}
+
+// TestLoginByHand: what the person's browser does after the sign-in, at a real server, and what comes of it.
+func TestLoginByHand(t *testing.T) {
+	t.Parallel()
+	get := func(t *testing.T, address string) (int, string) {
+		resp, err := http.Get(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(body)
+	}
+	tests := []struct {
+		name string
+		args []string
+		back func(t *testing.T, w loginWorld, s *signingIn, address string)
+		want string // part of what login says; empty: it succeeds
+	}{
+		{"comes back", []string{"--no-browser"}, func(t *testing.T, w loginWorld, _ *signingIn, address string) {
+			if status, page := get(t, w.sent(t, address)); status != 200 || !strings.Contains(page, "<h1>Signed in</h1>") {
+				t.Errorf("the browser shows %d %s", status, page)
+			}
+		}, ""},
+		{"is pasted", []string{"--no-browser"}, func(t *testing.T, w loginWorld, s *signingIn, address string) {
+			fmt.Fprintf(s.stdin, "\nhello\nhttp://127.0.0.1:1/callback?code=x\n%s#_\n", w.sent(t, address))
+		}, ""},
+		{"comes back after the input has ended", []string{"--no-browser"}, func(t *testing.T, w loginWorld, s *signingIn, address string) {
+			_ = s.stdin.Close()
+			get(t, w.sent(t, address))
+		}, ""},
+		{"a port of one's own", []string{"--no-browser", "--port", "$PORT"}, func(t *testing.T, w loginWorld, _ *signingIn, address string) {
+			get(t, w.sent(t, address))
+		}, ""},
+		{"wrong state", []string{"--no-browser"}, func(t *testing.T, w loginWorld, _ *signingIn, address string) {
+			back := regexp.MustCompile(`state=[^&]+`).ReplaceAllString(w.sent(t, address), "state=AAAAAAAAAAAAAAAAAAAAAAAAAA")
+			if status, page := get(t, back); status != 400 || !strings.Contains(page, "Not signed in") {
+				t.Errorf("the browser shows %d %s", status, page)
+			}
+		}, "the redirect has the wrong state: it does not belong to this sign-in"},
+		{"wrong state, pasted", []string{"--no-browser"}, func(t *testing.T, w loginWorld, s *signingIn, address string) {
+			fmt.Fprintln(s.stdin, regexp.MustCompile(`state=[^&]+`).ReplaceAllString(w.sent(t, address), "state=A"))
+		}, "the redirect has the wrong state"},
+		{"a code of somebody else", []string{"--no-browser"}, func(t *testing.T, w loginWorld, _ *signingIn, address string) {
+			get(t, regexp.MustCompile(`code=[^&]+`).ReplaceAllString(w.sent(t, address), "code=AAAAAAAAAAAAAAAAAAAAAAAAAA"))
+		}, "invalid_grant"},
+		{"a code that another proof key has", []string{"--no-browser"}, func(t *testing.T, w loginWorld, _ *signingIn, address string) {
+			get(t, w.sent(t, regexp.MustCompile(`code_challenge=[^&]+`).ReplaceAllString(address, "code_challenge="+strings.Repeat("A", 43))))
+		}, "invalid_grant"},
+		{"another server", []string{"--no-browser"}, func(t *testing.T, w loginWorld, _ *signingIn, address string) {
+			get(t, regexp.MustCompile(`iss=[^&]+`).ReplaceAllString(w.sent(t, address), "iss=https://evil.example.com"))
+		}, "comes from another server than the one that was asked (iss)"},
+		{"no server", []string{"--no-browser"}, func(t *testing.T, w loginWorld, _ *signingIn, address string) {
+			get(t, regexp.MustCompile(`&?iss=[^&]+`).ReplaceAllString(w.sent(t, address), ""))
+		}, "does not say from which server it comes"},
+		{"refuses", []string{"--no-browser"}, func(t *testing.T, w loginWorld, _ *signingIn, address string) {
+			left, _, err := testoidc.Person{Name: "ada", Client: w.server.Client, Refuses: true}.Visit(address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if status, page := get(t, left); status != 400 || strings.Contains(page, "denied") {
+				t.Errorf("the browser shows %d %s", status, page)
+			}
+		}, "access_denied"},
+		{"never comes back", []string{"--no-browser", "--timeout", "1s"}, func(*testing.T, loginWorld, *signingIn, string) {}, "nobody has signed in within 1s"},
+	}
+	server := newLoginWorld(t, codeRule)
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := server.home(t, codeRule)
+			args := append([]string{"me"}, tt.args...)
+			for i := range args {
+				if args[i] == "$PORT" {
+					args[i] = freePort(t)
+				}
+			}
+			s := w.login(t, args...)
+			tt.back(t, w, s, s.find(t, signInAddress))
+			said, status := s.end(t)
+			kept := w.stored(t, "me")
+			switch {
+			case tt.want == "" && (status != 0 || !strings.Contains(kept, "refresh_token")):
+				t.Errorf("exit status %d:\n%s", status, said)
+			case tt.want != "" && (status != 1 || kept != "" || !strings.Contains(said, "credproxy: error: signing in for rule me: ") || !strings.Contains(said, tt.want) ||
+				!strings.Contains(said, "credproxy: hint: credproxy login me")):
+				t.Errorf("exit status %d, want 1 and %q, nothing stored:\n%s", status, tt.want, said)
+			}
+		})
+	}
+}
+
+// freePort is a port of 127.0.0.1 that nobody listens on.
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	return port
+}
+
+// TestLoginByDevice is the device grant at a real server, with a person at another browser.
+func TestLoginByDevice(t *testing.T) {
+	t.Parallel()
+	server := newLoginWorld(t, codeRule)
+	deviceRule := strings.Replace(codeRule, "authorization_code", "device_code", 1)
+	for _, tt := range []struct {
+		name, rule string
+		args       []string
+		refuses    bool
+	}{
+		{"a rule for it", deviceRule, nil, false},
+		{"a rule for browsers", codeRule, []string{"--device"}, false},
+		{"refuses", deviceRule, nil, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			w := server.home(t, tt.rule)
+			s := w.login(t, append([]string{"me"}, tt.args...)...)
+			s.find(t, `^Enter the code  ([A-Z-]+)  at  https://127.0.0.1:[0-9]+/device$`)
+			if _, text, err := (testoidc.Person{Name: "ada", Client: w.server.Client, Refuses: tt.refuses}).Visit(s.find(t, `^or open  (https://\S+)$`)); err != nil && !tt.refuses { // who refuses is asked for a code again and again
+				t.Fatalf("the person stopped at %q, %v", text, err)
+			}
+			said, status := s.end(t)
+			kept := w.stored(t, "me")
+			if !tt.refuses {
+				if status != 0 || !strings.Contains(kept, "refresh_token") {
+					t.Fatalf("exit status %d:\n%s", status, said)
+				}
+				if got := w.ask(t, w.serve(t)); got != `200 {"sub":"ada"}` {
+					t.Errorf("got %s", got)
+				}
+			} else if status != 1 || kept != "" || !strings.Contains(said, "access_denied") {
+				t.Errorf("exit status %d:\n%s", status, said)
+			}
+		})
+	}
+}
+
+// ^C ends it, whatever it waits for. Nothing is stored, and the port is closed.
+func TestLoginInterrupted(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS == "windows" {
+		t.Skip("Windows has no signals to send")
+	}
+	server := newLoginWorld(t, codeRule)
+	for _, args := range [][]string{{"me", "--no-browser"}, {"me", "--device"}} {
+		t.Run(args[1], func(t *testing.T) {
+			t.Parallel()
+			w := server.home(t, codeRule)
+			s := w.login(t, args...)
+			s.find(t, `^Waiting for you to sign in, for 5 minutes at most \(Ctrl-C to stop\)\.$`)
+			if err := s.cmd.Process.Signal(syscall.SIGINT); err != nil {
+				t.Fatal(err)
+			}
+			if said, status := s.end(t); status != 130 || strings.Contains(said, "credproxy: ") {
+				t.Errorf("exit status %d, want 130:\n%s", status, said)
+			}
+			if kept := w.stored(t, "me"); kept != "" {
+				t.Error("something is stored")
+			}
+		})
 	}
 }

@@ -36,19 +36,18 @@ func (s *signIn) run(ctx context.Context) error {
 	if errors.Is(err, context.Canceled) {
 		return err
 	}
+	f := &failure{slug: slugLogin, text: "signing in for rule " + s.rule, next: "credproxy login " + s.rule, err: err}
 	refused, ok := errors.AsType[*oauth.Error](err)
-	if !ok {
-		return err
-	}
-	next := refused.Next
 	switch {
 	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil:
-		next = "credproxy login " + s.rule + " --timeout 15m"
-		err = fmt.Errorf("nobody has signed in within %s", s.flags.timeout)
-	case next == "" || refused.SignIn:
-		next = "credproxy login " + s.rule
+		f.next += " --timeout 15m"
+		f.err = fmt.Errorf("nobody has signed in within %s", s.flags.timeout)
+	case !ok:
+		return err
+	case refused.Next != "":
+		f.next = refused.Next
 	}
-	return &failure{slug: slugLogin, text: "signing in for rule " + s.rule, next: next, err: err}
+	return f
 }
 
 func (s *signIn) attempt(ctx context.Context) error {

@@ -8,11 +8,10 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
-
-	"golang.org/x/net/netutil"
 )
 
 // A browserReturn waits for the browser to come back from the authorization server (RFC 8252 section 7.3). It listens on
@@ -27,13 +26,15 @@ type browserReturn struct {
 	served     sync.WaitGroup
 
 	mu    sync.Mutex
+	open  []net.Conn    // the oldest first
+	held  net.Conn      // the one that waits for the end
 	times int           // that it came
 	ended chan struct{} // closed when it is known how it ended
 	good  bool          // how
 }
 
 const (
-	maxReturns      = 64       // connections at once
+	maxReturns      = 64       // connections at once; for one more the oldest goes
 	maxReturnHeader = 32 << 10 // codes can be long
 	returnTimeout   = 5 * time.Second
 	verdictTimeout  = 30 * time.Second // until it is known what the code is worth
@@ -64,10 +65,11 @@ func listenForBrowser(redirect *url.URL, port int) (*browserReturn, error) {
 	b.server = &http.Server{
 		Handler: b, ReadHeaderTimeout: returnTimeout, ReadTimeout: returnTimeout, WriteTimeout: verdictTimeout + returnTimeout,
 		MaxHeaderBytes: maxReturnHeader, ErrorLog: log.New(io.Discard, "", 0),
+		ConnState: b.count, ConnContext: func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, returnConn{}, c) },
 	}
 	b.server.SetKeepAlivesEnabled(false)
 	for _, l := range listeners {
-		b.served.Go(func() { _ = b.server.Serve(netutil.LimitListener(l, maxReturns)) }) // it ends with close
+		b.served.Go(func() { _ = b.server.Serve(l) }) // it ends with close
 	}
 	return b, nil
 }
@@ -125,7 +127,7 @@ func (b *browserReturn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	status, page := http.StatusBadRequest, pageBad
-	if b.take(params) {
+	if b.take(r, params) {
 		select {
 		case <-b.ended:
 		case <-r.Context().Done():
@@ -168,14 +170,38 @@ func navigates(r *http.Request) bool {
 }
 
 // take reports whether these are the first parameters that came.
-func (b *browserReturn) take(params url.Values) bool {
+func (b *browserReturn) take(r *http.Request, params url.Values) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.times++
 	if b.times == 1 {
+		b.held, _ = r.Context().Value(returnConn{}).(net.Conn)
 		b.came <- params
 	}
 	return b.times == 1
+}
+
+// returnConn is the key of a request's connection in its context.
+type returnConn struct{}
+
+// count keeps the number of connections down. A browser sends its request at once, so the oldest are those of programs
+// that want to keep it out.
+func (b *browserReturn) count(c net.Conn, state http.ConnState) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch state {
+	case http.StateNew:
+		b.open = append(b.open, c)
+		if len(b.open) <= maxReturns {
+			return
+		}
+		if i := slices.IndexFunc(b.open, func(c net.Conn) bool { return c != b.held }); i >= 0 {
+			_ = b.open[i].Close() // the server finds out, and counts it out
+			b.open = slices.Delete(b.open, i, i+1)
+		}
+	case http.StateClosed:
+		b.open = slices.DeleteFunc(b.open, func(o net.Conn) bool { return o == c })
+	}
 }
 
 // cameAgain reports whether the browser, or somebody else, came more than once.
