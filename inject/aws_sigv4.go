@@ -142,7 +142,7 @@ func (a *sigV4) Reject(used []secrets.Value) {
 	}
 }
 
-// staleKeys are the errors with which AWS answers 400 to keys that are no longer good.
+// staleKeys are AWS's errors for keys that are no longer good.
 var staleKeys = map[string]bool{
 	"ExpiredToken": true, "ExpiredTokenException": true, "UnrecognizedClientException": true, "InvalidClientTokenId": true,
 }
@@ -164,7 +164,11 @@ func (a *sigV4) Answer(resp *http.Response, used []secrets.Value, sent int) (aga
 		corrected = a.clocks.ahead(host) != 0
 	}
 	code, _, _ := strings.Cut(resp.Header.Get("X-Amzn-Errortype"), ":")
-	if resp.StatusCode == http.StatusBadRequest && !staleKeys[code] {
+	temporary := !a.token.IsZero() || !a.process.IsZero()
+	switch {
+	case staleKeys[code], resp.StatusCode == http.StatusUnauthorized:
+	case resp.StatusCode == http.StatusForbidden && temporary:
+	default: // most of what is forbidden is so for good keys too
 		return false
 	}
 	a.Reject(used)
@@ -184,5 +188,5 @@ func (a *sigV4) Targets() []Target {
 	if !token.IsZero() {
 		out = append(out, Target{"header", amzToken, shown(token)})
 	}
-	return append(out, Target{"query", amzSignature, signature + " in place of the header's, where the client's is here"})
+	return append(out, Target{"query", amzSignature, "<the signature of a request that came presigned>"})
 }
