@@ -44,7 +44,7 @@ type sigV4Arrival struct {
 type sigV4Verdict struct {
 	Valid, Presigned bool
 	Payload, Error   string
-	Content          []byte // the body, decoded
+	SHA256           string // of the body, decoded
 }
 
 // botocore asks botocore about each of sent.
