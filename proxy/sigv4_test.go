@@ -325,6 +325,53 @@ func TestSigV4TargetsAsTheyAre(t *testing.T) {
 	})
 }
 
+// keep leaves a client's own signature as it is, in either form; what is not signed is signed all the same.
+func TestSigV4OnExisting(t *testing.T) {
+	t.Parallel()
+	ca := newTestCA(t, "upstream")
+	up := startAWS(t, ca, false)
+	rule := strings.Replace(up.rule(t, ", region: us-east-1, service: s3"), "    inject:", "    on_existing: MODE\n    inject:", 1)
+	presigned := "?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=x%2F20300101%2Fus-east-1%2Fs3%2Faws4_request&X-Amz-Expires=60&X-Amz-SignedHeaders=host&X-Amz-Signature=" + zeroSignature
+	for _, mode := range []string{"keep", "fail"} {
+		p := startProxy(t, ca, strings.Replace(rule, "MODE", mode, 1))
+		for _, tt := range []struct{ query, authorization string }{{"", awsPlaceholder}, {presigned, ""}, {"", ""}} {
+			req, err := http.NewRequestWithContext(t.Context(), "GET", up.url("aws.localhost", "/b/k"+tt.query), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tt.authorization != "" {
+				req.Header.Set("Authorization", tt.authorization)
+			}
+			resp, err := p.client(t, false).Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			own := tt.query+tt.authorization != ""
+			if own && mode == "fail" {
+				refused(t, resp, 403, "credential_exists")
+				continue
+			}
+			if _, err := readAll(resp); err != nil || resp.StatusCode != 200 {
+				t.Errorf("%s: %s, %v", mode, resp.Status, err)
+			}
+			arrivals, _ := up.taken()
+			if len(arrivals) != 1 {
+				t.Fatalf("%s: %d requests arrived", mode, len(arrivals))
+			}
+			a := arrivals[0]
+			if own && (a.Headers["Authorization"] != tt.authorization || !strings.HasSuffix(a.URI, "/b/k"+tt.query) || a.Headers["X-Amz-Security-Token"] != "") {
+				t.Errorf("%s: arrived %s %v", mode, a.URI, a.Headers)
+			}
+			if !own {
+				verifySigned(t, arrivals)
+			}
+		}
+		if arrivals, broken := up.taken(); len(arrivals)+len(broken) > 0 {
+			t.Errorf("%s: arrived too: %v", mode, arrivals)
+		}
+	}
+}
+
 // A server whose clock is elsewhere refuses once. The request is sent again by its clock, and later ones are right at once.
 func TestSigV4Skew(t *testing.T) {
 	t.Parallel()
