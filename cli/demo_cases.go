@@ -130,6 +130,10 @@ func demoCases(s *sample) []demoCase {
 			inject:  "{type: placeholder, placeholder: __demo__, value: keyring:demo-placeholder, in: [basic, path]}",
 			accepts: both(target("/hooks/", s.secret("demo-placeholder"), "/send?text=__demo__"), header("Authorization", s.basic("ada", s.last()))),
 			path:    "/hooks/__demo__/send?text=__demo__", header: []string{"Authorization: Basic YWRhOl9fZGVtb19f"}, note: "the marker in the query stays"},
+		{title: "session, a form and its cookie", host: "session",
+			inject:  s.session("demo-session"),
+			accepts: s.signedIn("demo-session"),
+			header:  []string{"Cookie: theme=dark"}, note: "signed in by the proxy"},
 		{title: "two credentials on one request", host: "two",
 			inject: `
       - {type: api_key, name: DD-API-KEY, value: keyring:demo-two-a}

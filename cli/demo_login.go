@@ -111,6 +111,9 @@ func (l *login) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case what == "GET /verify":
 		l.verify(w, r)
 		return
+	case what == "POST /session" && r.ParseForm() == nil:
+		l.session(w, r)
+		return
 	case r.Method == http.MethodPost && isApp:
 		status, answer = l.install(r, strings.TrimSuffix(id, "/access_tokens"))
 	case what == "POST /token" && r.ParseForm() == nil:

@@ -41,6 +41,7 @@ var types = map[string]maker{
 	"oauth2_refresh_token":      typ(newRefreshToken),
 	"oauth2_token_exchange":     typ(newTokenExchange),
 	"placeholder":               typ(newPlaceholder),
+	"session":                   typ(newSession),
 }
 
 // Env is all that a credential may use from outside.
@@ -336,6 +337,14 @@ func refsIn(v reflect.Value, refs []secrets.Ref) []secrets.Ref {
 	case v.Kind() == reflect.Struct:
 		for i := range v.NumField() {
 			refs = refsIn(v.Field(i), refs)
+		}
+	case v.Kind() == reflect.Slice:
+		for i := range v.Len() {
+			refs = refsIn(v.Index(i), refs)
+		}
+	case v.Kind() == reflect.Map:
+		for _, name := range slices.SortedFunc(slices.Values(v.MapKeys()), func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) }) {
+			refs = refsIn(v.MapIndex(name), refs)
 		}
 	}
 	return refs

@@ -201,6 +201,30 @@ func TestNewMistakes(t *testing.T) {
 			"2:3: changes the header, which the entry on line 1 has signed by then; write it before that"}},
 		{"a header of aws_sigv4's", "- {type: api_key, name: X_Amz_Date, value: keyring:b}\n- {type: aws_sigv4, credentials: keyring:a}", []string{
 			"2:3: writes the same header as the entry on line 1"}},
+		{"session without anything", "{type: session}", []string{`1:1: missing field "login"`, `1:1: missing field "keep"`, "1:1: keep: want cookie, a name, or pointer, where the token stands in the answer"}},
+		{"session that signs in with nothing", "{type: session, login: {url: 'https://x.test/'}, keep: {cookie: a b}}", []string{
+			"1:1: login: want form or json, what to sign in with", "1:65: keep: cookie: is not a cookie name (RFC 6265 section 4.1.1)"}},
+		{"session with a password in the clear", "{type: session, login: {url: 'http://x.test/', form: {user: a, Password: b}}, keep: {pointer: token}}", []string{
+			"1:30: login: url: want https:// (http:// only to loopback)",
+			"1:54: login: has no secret in it; write it as a reference, such as password: keyring:NAME",
+			"1:74: login: form: want a reference here, such as keyring:NAME",
+			"1:95: keep: pointer: want a JSON pointer such as /data/token (RFC 6901)"}},
+		{"session with a password in the clear, in JSON", "{type: session, login: {url: 'https://x.test/', json: {user: {passwd: b}}}, keep: {pointer: /a}}", []string{
+			"1:71: login: json: want a reference here, such as keyring:NAME"}},
+		{"session with what JSON has not", "{type: session, login: {url: 'https://x.test/', json: {a: .nan, b: keyring:a}}, keep: {pointer: /a}}", []string{
+			"1:59: login: json: want a value that JSON has"}},
+		{"session with too much", "{type: session, login: {url: 'https://x.test/', form: {a: keyring:a}, json: [keyring:a]}, keep: {cookie: a, pointer: /a}, name: X}", []string{
+			"1:77: login: has form and json; leave one out", "1:118: keep: has cookie and pointer; leave one out", "1:129: name: is for a token; a cookie is sent as a cookie"}},
+		{"session with numbers that are none", "{type: session, login: {url: 'https://x.test/', form: {a: keyring:a}, success: [404], headers: {Cookie: a, X-A: b, Content-Type: c}}, keep: {pointer: /a~2}, expired: {status: 302, location: login}, lifetime: 1ms}", []string{
+			"1:81: login: success: want statuses from 200 to 399",
+			"1:105: login: headers: is a header that the proxy itself writes",
+			"1:130: login: headers: is a header that the proxy itself writes",
+			"1:151: keep: pointer: want ~0 for ~ and ~1 for / in a JSON pointer (RFC 6901)",
+			"1:176: expired: status: want one from 400 to 499; for a redirect write location",
+			"1:191: expired: location: want the path of the login page, such as /login",
+			"1:209: lifetime: want a second or more"}},
+		{"session with a hidden field elsewhere", "{type: session, login: {url: 'https://x.test/', form: {a: keyring:a}, csrf: {field: a, url: 'https://y.test/'}}, keep: {cookie: a}}", []string{
+			"1:85: login: csrf: form has this field too; leave one out", "1:93: login: csrf: url: want the host of login.url"}},
 		{"reserved extra", "{type: oauth2_client_credentials, token_url: 'https://x.test/', client_id: a, client_secret: keyring:a, extra: {grant_type: x}}", []string{
 			`1:112: extra: must not set "grant_type"`}},
 	}
@@ -245,6 +269,8 @@ func TestLiteralSecretsAreNotRepeated(t *testing.T) {
 		"{type: placeholder, placeholder: __slack__, value: keyring:a, in: header, headers: '$ x', env: '$ x'}",
 		"{type: aws_sigv4, access_key_id: $, secret_access_key: $, session_token: $, region: '$ x', service: [$]}",
 		"{type: aws_sigv4, credentials: $, secret_access_key: $}",
+		"{type: session, login: {url: $, form: {a: [$], password: $}, headers: {$: x, A: [$]}, success: $, csrf: {field: [$], url: $}}, keep: {cookie: '$ x', pointer: $}, lifetime: $, expired: {status: $, location: $}, in: $, name: '$ x'}",
+		"{type: session, login: {url: 'https://x.test/#$', json: {password: $, a: [{secret: $}, 'env:$ x']}}, keep: {pointer: '$~'}}",
 		"[$]",
 		"$",
 	} {

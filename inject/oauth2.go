@@ -265,16 +265,22 @@ func fingerprint(typ string, c oauth.Client, refs []secrets.Ref, more ...any) st
 	return hex.EncodeToString(sum[:])
 }
 
-func (g *grant) Apply(req *http.Request) ([]secrets.Value, error) {
-	key, err := g.tokenKey(req.Context())
+// token is a token that is good now.
+func (g *grant) token(ctx context.Context) (oauth.Token, error) {
+	key, err := g.tokenKey(ctx)
 	if err != nil {
-		return nil, err
+		return oauth.Token{}, err
 	}
-	t, err := g.env.Tokens.Token(req.Context(), key, g.renew)
-	if err != nil && g.changed(req.Context()) {
+	t, err := g.env.Tokens.Token(ctx, key, g.renew)
+	if err != nil && g.changed(ctx) {
 		g.env.Tokens.Retry(key)
-		t, err = g.env.Tokens.Token(req.Context(), key, g.renew)
+		t, err = g.env.Tokens.Token(ctx, key, g.renew)
 	}
+	return t, err
+}
+
+func (g *grant) Apply(req *http.Request) ([]secrets.Value, error) {
+	t, err := g.token(req.Context())
 	if err != nil {
 		return nil, err
 	}

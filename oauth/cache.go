@@ -278,6 +278,17 @@ func (c *Cache) Reject(key string, access secrets.Value) {
 	e.suspect = true
 }
 
+// Replace puts t in place of key's token if that is still old: its server has changed it by itself, or its life.
+func (c *Cache) Replace(key string, old secrets.Value, t Token) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.entries[key]
+	if e == nil || e.token.Access.IsZero() || t.Access.IsZero() || !e.token.Access.Equal(old) || e.suspect {
+		return
+	}
+	e.arrived(t, c.now().Round(0))
+}
+
 // Retry forgets that renewals of key failed, so that the next Token tries at once: what they failed on has changed.
 func (c *Cache) Retry(key string) {
 	c.mu.Lock()

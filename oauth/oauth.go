@@ -1,5 +1,7 @@
 // Package oauth is an OAuth 2.0 client: grants, and the token cache. It knows no YAML and no rules.
 //
+// A [Login] is a site's own way to sign in; a session that it gives counts as an access token.
+//
 // A [Client] makes one token request at a time and remembers nothing. A [Cache] remembers access tokens, renews
 // them ahead of expiry, and lets any number of callers share one renewal.
 package oauth

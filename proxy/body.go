@@ -106,12 +106,16 @@ type responseBody struct {
 	io.ReadCloser
 	x     *exchange
 	ctx   context.Context // the request's
+	resp  *http.Response  // whose trailers come with the body's end
 	begun bool
 }
 
 func (b *responseBody) Read(p []byte) (int, error) {
 	n, err := b.read(p)
 	b.x.event.Received += int64(n)
+	if err == io.EOF {
+		b.x.hideCookies(b.resp.Trailer)
+	}
 	if err != nil && err != io.EOF {
 		b.x.failed = err
 		b.x.event.Error = upstreamProtocol

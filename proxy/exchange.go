@@ -230,6 +230,7 @@ func (x *exchange) interim(status int, header textproto.MIMEHeader) error {
 		h[name] = values
 	}
 	stripHopByHop(h)
+	x.hideCookies(h)
 	x.w.WriteHeader(status)
 	clear(h)
 	return nil

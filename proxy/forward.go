@@ -303,7 +303,7 @@ func (x *exchange) receive(resp *http.Response) (*http.Response, error) {
 		resp.Body = http.NoBody // net/http's HTTP/2 misses a body if there is a Content-Length, as there may be in a 304
 	}
 	if resp.Body != http.NoBody {
-		resp.Body = &responseBody{ReadCloser: resp.Body, x: x, ctx: resp.Request.Context()}
+		resp.Body = &responseBody{ReadCloser: resp.Body, x: x, ctx: resp.Request.Context(), resp: resp}
 	}
 	return resp, nil
 }

@@ -184,7 +184,9 @@ func startProxy(t testing.TB, up *testCA, body string, options ...proxyOption) *
 	p := &testProxy{ca: newTestCA(t, "proxy"), logged: &lockedBuffer{}, events: &eventLog{}}
 	p.events.arrived = sync.NewCond(&p.events.mu)
 	resolver := secrets.NewResolver(secrets.Config{Recheck: 100 * time.Millisecond})
-	p.env = inject.Env{Secrets: resolver, Tokens: oauth.NewCache()}
+	asks := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: up.pool}}
+	p.env = inject.Env{Secrets: resolver, Tokens: oauth.NewCache(), HTTP: &http.Client{Transport: asks}}
+	t.Cleanup(asks.CloseIdleConnections)
 	p.setRules(t, body)
 	p.log = audit.New(p.logged, p.events.add)
 	cfg := Config{

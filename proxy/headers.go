@@ -108,6 +108,14 @@ func inbound(h http.Header) {
 	}
 }
 
+// hideCookies takes cookies out of what stands before or behind the head of an answer, where no credential looks for one
+// that is its own. No client goes by them there (RFC 9110 section 6.5.1).
+func (x *exchange) hideCookies(h http.Header) {
+	if x.event.Decision == "inject" {
+		removeFields(h, []string{"Set-Cookie", "Set-Cookie2"})
+	}
+}
+
 // forbiddenTrailers may not come after the body, where no check has seen them (RFC 9110 section 6.5.1).
 var forbiddenTrailers = []string{
 	"Authorization", "Cookie", "Host", "Content-Encoding", "Content-Length", "Content-Range", "Content-Type",

@@ -1,0 +1,430 @@
+package inject
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"maps"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/credproxy/credproxy/internal/strict"
+	"github.com/credproxy/credproxy/oauth"
+	"github.com/credproxy/credproxy/secrets"
+	"gopkg.in/yaml.v3"
+)
+
+type sessionSettings struct {
+	Login    siteLogin                `yaml:"login" need:"true"`
+	Keep     keepSettings             `yaml:"keep" need:"true"`
+	Lifetime strict.At[time.Duration] `yaml:"lifetime"`
+	Expired  expiredSettings          `yaml:"expired"`
+	In       strict.At[string]        `yaml:"in" oneof:"header|query|cookie"`
+	Name     strict.At[string]        `yaml:"name"`
+	Prefix   strict.At[string]        `yaml:"prefix"`
+}
+
+type siteLogin struct {
+	URL     strict.At[string]                          `yaml:"url" need:"true"`
+	Form    strict.At[map[string]strict.At[textOrRef]] `yaml:"form"`
+	JSON    strict.At[jsonTree]                        `yaml:"json"`
+	Headers map[string]strict.At[textOrRef]            `yaml:"headers"`
+	Success strict.Many[int]                           `yaml:"success" some:"true"`
+	CSRF    struct {
+		Field strict.At[string] `yaml:"field" need:"true"`
+		URL   strict.At[string] `yaml:"url"`
+	} `yaml:"csrf"`
+}
+
+type keepSettings struct {
+	Cookie  strict.At[string]        `yaml:"cookie"`
+	Pointer strict.At[oauth.Pointer] `yaml:"pointer"`
+}
+
+type expiredSettings struct {
+	Status   strict.Many[int]  `yaml:"status" some:"true"`
+	Location strict.At[string] `yaml:"location"`
+}
+
+// A session is what a site gives to whoever signs in: a cookie, or a token in a JSON answer. All rules and clients with
+// the same settings share one, and none gets to see it.
+type session struct {
+	grant
+	settings sessionSettings
+	login    oauth.Login
+	place    place
+	in, name string
+	prefix   string // encoded
+}
+
+func newSession(s sessionSettings, at *yaml.Node, env Env) (method, strict.Errors) {
+	errs := slices.Concat(s.Login.check(at), s.Keep.check(at), s.Expired.check())
+	if s.Lifetime.Line != 0 && s.Lifetime.Value < time.Second {
+		errs = append(errs, s.Lifetime.Errorf("lifetime: want a second or more"))
+	}
+	p, more := s.sent()
+	if errs = append(errs, more...); len(errs) > 0 || p.set == nil {
+		return nil, errs
+	}
+	o := &session{settings: s, place: p, in: s.In.Value, name: s.Name.Value, prefix: p.encode(s.Prefix.Value)}
+	o.login = oauth.Login{
+		HTTP: env.HTTP, URL: s.Login.URL.Value, Kind: "application/x-www-form-urlencoded",
+		Cookie: s.Keep.Cookie.Value, Token: s.Keep.Pointer.Value, Lifetime: s.Lifetime.Value,
+		Page: cmp.Or(s.Login.CSRF.URL.Value, s.Login.URL.Value), Hidden: s.Login.CSRF.Field.Value,
+	}
+	if s.Login.JSON.Line != 0 {
+		o.login.Kind = "application/json"
+	}
+	for _, status := range s.Login.Success {
+		o.login.Success = append(o.login.Success, status.Value)
+	}
+	if s.Expired.Location.Line != 0 {
+		o.login.Away = o.leadsAway
+	}
+	o.env, o.refs = env, s.Login.refs()
+	if u, err := url.Parse(o.login.URL); err == nil {
+		o.host = u.Host
+	}
+	o.key = fingerprint("session", o.client, o.refs, o.login.URL, o.login.Kind, o.login.Cookie, o.login.Token, o.login.Lifetime,
+		o.login.Success, o.login.Page, o.login.Hidden, s.Expired.Location.Value, s.Login.shape())
+	o.renew = o.signIn
+	return o, nil
+}
+
+// sent fills in how what is kept is sent, and checks it.
+func (s *sessionSettings) sent() (p place, errs strict.Errors) {
+	if s.Keep.Cookie.Line != 0 {
+		for name, at := range map[string]strict.Pos{"in": s.In.Pos, "name": s.Name.Pos, "prefix": s.Prefix.Pos} {
+			if at.Line != 0 {
+				errs = append(errs, at.Errorf("%s: is for a token; a cookie is sent as a cookie", name))
+			}
+		}
+		s.In.Value, s.Name.Value = "cookie", s.Keep.Cookie.Value
+		return places["cookie"], errs
+	}
+	if s.In.Value = cmp.Or(s.In.Value, "header"); s.In.Value == "header" && s.Name.Line == 0 {
+		s.Name.Value = "Authorization"
+	}
+	if s.Name.Value == "" && s.In.Pos.Line != 0 {
+		errs = append(errs, s.In.Errorf("in: needs a name"))
+	}
+	if s.Prefix.Line == 0 && s.In.Value == "header" && SameField(s.Name.Value, "Authorization") {
+		s.Prefix.Value = "Bearer "
+	}
+	p, more := checkPlace(s.In.Value, s.Name, s.Prefix)
+	return p, append(errs, more...)
+}
+
+func (s keepSettings) check(at *yaml.Node) (errs strict.Errors) {
+	switch {
+	case s.Cookie.Line == 0 && s.Pointer.Line == 0:
+		errs = append(errs, strict.Errorf(at, "keep: want cookie, a name, or pointer, where the token stands in the answer"))
+	case s.Cookie.Line != 0 && s.Pointer.Line != 0:
+		errs = append(errs, s.Pointer.Errorf("keep: has cookie and pointer; leave one out"))
+	}
+	if s.Cookie.Line != 0 {
+		if bad := badCookieName(s.Cookie.Value); bad != "" {
+			errs = append(errs, s.Cookie.Errorf("keep: cookie: %s", bad))
+		}
+	}
+	if s.Pointer.Line != 0 {
+		if err := oauth.CheckPointer(s.Pointer.Value); err != nil {
+			errs = append(errs, s.Pointer.Errorf("keep: pointer: %s", err))
+		}
+	}
+	return errs
+}
+
+func (s expiredSettings) check() (errs strict.Errors) {
+	for _, status := range s.Status {
+		if status.Value < 400 || status.Value > 499 {
+			errs = append(errs, status.Errorf("expired: status: want one from 400 to 499; for a redirect write location"))
+		}
+	}
+	if l := s.Location; l.Line != 0 && (!strings.HasPrefix(l.Value, "/") || strings.Trim(l.Value, "/") == "" || strings.ContainsAny(l.Value, "?#")) {
+		errs = append(errs, l.Errorf("expired: location: want the path of the login page, such as /login"))
+	}
+	return errs
+}
+
+// leadsAway reports whether a Location is that of the login page, or below it.
+func (o *session) leadsAway(location string) bool {
+	u, err := url.Parse(location)
+	if err != nil {
+		return false
+	}
+	login := strings.TrimRight(o.settings.Expired.Location.Value, "/")
+	return u.Path == login || strings.HasPrefix(u.Path, login+"/")
+}
+
+func (o *session) Apply(req *http.Request) ([]secrets.Value, error) {
+	t, err := o.token(req.Context())
+	if err != nil {
+		return nil, err
+	}
+	if bad := o.place.badValue(t.Access.Reveal()); bad != "" && o.in != "cookie" {
+		return nil, &oauth.Error{Host: o.host, Why: "the token cannot be sent: " + bad, Next: "check keep.pointer in the rules file"}
+	}
+	encoded := o.place.encode(t.Access.Reveal())
+	o.place.set(req, o.name, o.prefix+encoded)
+	if encoded != t.Access.Reveal() {
+		return []secrets.Value{t.Access, secrets.NewValue(encoded)}, nil
+	}
+	return []secrets.Value{t.Access}, nil
+}
+
+// Answer keeps the session from the client. If the server has renewed it, the new one is used from now on.
+func (o *session) Answer(resp *http.Response, used []secrets.Value, sent int) (again bool) {
+	over := o.over(resp)
+	for _, t := range o.takeCookies(resp.Header, used) {
+		switch {
+		case over || resp.StatusCode >= 400:
+		case t.Access.IsZero(): // signed out
+			o.Reject(used)
+		case len(used) > 0:
+			if l := o.settings.Lifetime.Value; l > 0 {
+				if until := time.Now().Round(0).Add(l); t.Expiry.IsZero() || t.Expiry.After(until) {
+					t.Expiry = until
+				}
+			}
+			o.env.Tokens.Replace(o.key, used[0], t)
+		}
+	}
+	if !over {
+		return false
+	}
+	o.Reject(used)
+	return sent == 1
+}
+
+// over reports whether the server says that the session is over.
+func (o *session) over(resp *http.Response) bool {
+	redirect := resp.StatusCode >= 300 && resp.StatusCode <= 399
+	return resp.StatusCode == http.StatusUnauthorized ||
+		slices.ContainsFunc(o.settings.Expired.Status, func(s strict.At[int]) bool { return s.Value == resp.StatusCode }) ||
+		redirect && o.login.Away != nil && o.leadsAway(resp.Header.Get("Location"))
+}
+
+// takeCookies takes what would show the session out of h, and returns what h says of it: the last word, if any.
+func (o *session) takeCookies(h http.Header, used []secrets.Value) (last []oauth.Token) {
+	now := time.Now()
+	for name, lines := range h {
+		if !SameField(name, "Set-Cookie") && !SameField(name, "Set-Cookie2") {
+			continue
+		}
+		kept := slices.DeleteFunc(slices.Clone(lines), func(line string) bool {
+			if t, mine := oauth.CookieIn(line, o.login.Cookie, now); mine && o.login.Cookie != "" {
+				last = []oauth.Token{t}
+				return true
+			}
+			return slices.ContainsFunc(used, func(v secrets.Value) bool { return strings.Contains(line, v.Reveal()) })
+		})
+		if len(kept) == 0 {
+			delete(h, name)
+		} else if len(kept) < len(lines) {
+			h[name] = kept
+		}
+	}
+	return last
+}
+
+func (o *session) Targets() []Target {
+	what := "<token from " + o.host + ">"
+	if o.login.Cookie != "" {
+		what = "<session from " + o.host + ">"
+	}
+	return []Target{{o.in, o.name, o.settings.Prefix.Value + what}}
+}
+
+// signIn is the renewal of the session.
+func (o *session) signIn(ctx context.Context) (oauth.Token, error) {
+	login := o.login
+	login.Header = http.Header{}
+	for name, text := range o.settings.Login.Headers {
+		v, err := text.Value.resolve(ctx, o.env, badHeaderValue)
+		if err != nil {
+			return oauth.Token{}, err
+		}
+		login.Header[http.CanonicalHeaderKey(name)] = []string{v}
+	}
+	t, err := login.Session(ctx, func(hidden string) (secrets.Value, error) {
+		body, err := o.settings.Login.body(ctx, o.env)
+		if err == nil && login.Hidden != "" {
+			body += "&" + url.QueryEscape(login.Hidden) + "=" + url.QueryEscape(hidden)
+		}
+		return secrets.NewValue(body), err
+	})
+	refused, ok := errors.AsType[*oauth.Error](err)
+	if !ok {
+		return t, err
+	}
+	now := o.current(ctx)
+	o.failed.Store(&now)
+	e := *refused
+	switch {
+	case e.Status == 0 || e.Status == http.StatusTooManyRequests || e.Status >= http.StatusInternalServerError:
+		e.Next = o.advice(&e)
+	default:
+		for i, ref := range o.refs { // it may be a stale copy of what was changed behind our back
+			o.env.Secrets.Reject(ref, now[i])
+		}
+		e.Next = replaceHint(o.refs[0], "") + ", or check login and keep in the rules file; the site is not asked again before that, or for an hour"
+	}
+	return oauth.Token{}, &e
+}
+
+// secretField is the name of a field that holds a secret at every site there is.
+var secretField = regexp.MustCompile(`(?i)pass|pwd|secret`)
+
+func (s siteLogin) check(at *yaml.Node) (errs strict.Errors) {
+	if s.URL.Line == 0 {
+		return nil // strict has reported it
+	}
+	if err := oauth.CheckURL(s.URL.Value); err != nil {
+		errs = append(errs, s.URL.Errorf("login: url: %s", err))
+	}
+	switch {
+	case s.Form.Line == 0 && s.JSON.Line == 0:
+		errs = append(errs, strict.Errorf(at, "login: want form or json, what to sign in with"))
+	case s.Form.Line != 0 && s.JSON.Line != 0:
+		errs = append(errs, s.JSON.Errorf("login: has form and json; leave one out"))
+	case s.JSON.Line != 0 && s.JSON.Value.Root == nil: // strict has reported it
+	case len(s.refs()) == 0:
+		errs = append(errs, strict.Pos{Line: max(s.Form.Line, s.JSON.Line), Column: max(s.Form.Column, s.JSON.Column)}.
+			Errorf("login: has no secret in it; write it as a reference, such as password: keyring:NAME"))
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Form.Value)) {
+		field := s.Form.Value[name]
+		if bad := badText(name); bad != "" {
+			errs = append(errs, field.Errorf("login: form: the name of a field: %s", bad))
+		}
+		if field.Value.Text != "" && secretField.MatchString(name) {
+			errs = append(errs, field.Errorf("login: form: want a reference here, such as keyring:NAME"))
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Headers)) {
+		bad := badHeaderName(name)
+		if bad == "" && (describesBody(name) || SameField(name, "Cookie")) {
+			bad = "is a header that the proxy itself writes"
+		}
+		if bad != "" {
+			errs = append(errs, s.Headers[name].Errorf("login: headers: %s", bad))
+		} else if bad = badHeaderValue(s.Headers[name].Value.Text); bad != "" && s.Headers[name].Value.Ref.IsZero() {
+			errs = append(errs, s.Headers[name].Errorf("login: headers: %s", bad))
+		}
+	}
+	for _, status := range s.Success {
+		if status.Value < 200 || status.Value > 399 {
+			errs = append(errs, status.Errorf("login: success: want statuses from 200 to 399"))
+		}
+	}
+	return append(errs, s.checkCSRF()...)
+}
+
+func (s siteLogin) checkCSRF() (errs strict.Errors) {
+	if s.CSRF.Field.Line == 0 {
+		return nil
+	}
+	if s.JSON.Line != 0 {
+		errs = append(errs, s.CSRF.Field.Errorf("login: csrf: is for a form"))
+	}
+	if _, twice := s.Form.Value[s.CSRF.Field.Value]; twice {
+		errs = append(errs, s.CSRF.Field.Errorf("login: csrf: form has this field too; leave one out"))
+	}
+	if s.CSRF.URL.Line != 0 {
+		page, err := url.Parse(s.CSRF.URL.Value)
+		to, _ := url.Parse(s.URL.Value)
+		if bad := oauth.CheckURL(s.CSRF.URL.Value); bad != nil {
+			errs = append(errs, s.CSRF.URL.Errorf("login: csrf: url: %s", bad))
+		} else if err == nil && to != nil && page.Host != to.Host {
+			errs = append(errs, s.CSRF.URL.Errorf("login: csrf: url: want the host of login.url"))
+		}
+	}
+	return errs
+}
+
+// refs lists the references, each once: those of the form or JSON first.
+func (s siteLogin) refs() []secrets.Ref {
+	var out []secrets.Ref
+	add := func(r secrets.Ref) {
+		if !r.IsZero() && !slices.Contains(out, r) {
+			out = append(out, r)
+		}
+	}
+	names := slices.Sorted(maps.Keys(s.Form.Value))
+	slices.SortStableFunc(names, func(a, b string) int { // the password first: it is what hints are about
+		return cmp.Compare(btoi(secretField.MatchString(b)), btoi(secretField.MatchString(a)))
+	})
+	for _, name := range names {
+		add(s.Form.Value[name].Value.Ref)
+	}
+	for _, r := range s.JSON.Value.Refs {
+		add(r)
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Headers)) {
+		add(s.Headers[name].Value.Ref)
+	}
+	return out
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// shape is all that is sent, with references in place of values, for the fingerprint.
+func (s siteLogin) shape() any {
+	flat := func(fields map[string]strict.At[textOrRef]) map[string][]any {
+		out := make(map[string][]any, len(fields))
+		for name, f := range fields {
+			out[name] = f.Value.shape()
+		}
+		return out
+	}
+	tree, err := mapTree(s.JSON.Value.Root, func(t textOrRef) (any, error) { return t.shape(), nil })
+	if err != nil {
+		panic(err) // no leaf gives one
+	}
+	return []any{flat(s.Form.Value), flat(s.Headers), tree}
+}
+
+func (t textOrRef) shape() []any {
+	return []any{t.Text, t.Ref.Scheme, t.Ref.Name, t.Ref.Field}
+}
+
+// resolve is the text, or the secret, which bad may find fault with.
+func (t textOrRef) resolve(ctx context.Context, env Env, bad func(string) string) (string, error) {
+	if t.Ref.IsZero() {
+		return t.Text, nil
+	}
+	v, err := env.use(ctx, t.Ref, bad)
+	return v.Reveal(), err
+}
+
+// body is what is posted.
+func (s siteLogin) body(ctx context.Context, env Env) (string, error) {
+	if s.JSON.Line != 0 {
+		tree, err := mapTree(s.JSON.Value.Root, func(t textOrRef) (any, error) { return t.resolve(ctx, env, badPassword) })
+		if err != nil {
+			return "", err
+		}
+		text, err := json.Marshal(tree)
+		return string(text), err
+	}
+	form := make(url.Values, len(s.Form.Value))
+	for name, f := range s.Form.Value {
+		v, err := f.Value.resolve(ctx, env, badPassword)
+		if err != nil {
+			return "", err
+		}
+		form.Set(name, v)
+	}
+	return form.Encode(), nil
+}

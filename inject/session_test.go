@@ -1,0 +1,73 @@
+package inject_test
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+)
+
+// What is posted: every reference resolved, everything else as the rule says it.
+func TestSessionPosts(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ name, login, want string }{
+		{"form", `form: {user name: "a&b=c", password: $S, n: 1, empty: ""}, headers: {X-Requested-With: XMLHttpRequest, X-Key: $S}`,
+			`application/x-www-form-urlencoded [XMLHttpRequest s3/cret] empty=&n=1&password=s3%2Fcret&user+name=a%26b%3Dc`},
+		{"JSON", `json: {user: {name: "a\"b", password: $S}, n: 1, on: true, off: null, f: 1.5, list: [$S, x], "2": "2"}`,
+			`application/json [ ] {"2":"2","f":1.5,"list":["s3/cret","x"],"n":1,"off":null,"on":true,"user":{"name":"a\"b","password":"s3/cret"}}`},
+		{"JSON, a list", `json: [$S]`, `application/json [ ] ["s3/cret"]`},
+		{"JSON, a text", `json: $S`, `application/json [ ] "s3/cret"`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			got := make(chan string, 1)
+			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				var body strings.Builder
+				if _, err := fmt.Fprint(&body, r.Header.Get("Content-Type"), " [", r.Header.Get("X-Requested-With"), " ", r.Header.Get("X-Key"), "] "); err != nil {
+					t.Error(err)
+				}
+				buf := make([]byte, r.ContentLength)
+				n, _ := r.Body.Read(buf)
+				got <- body.String() + string(buf[:n])
+				w.Header().Set("Set-Cookie", "sid=abc")
+			}))
+			defer srv.Close()
+			c := build(t, newEnv(t, nil), "{type: session, login: {url: $URL, "+tt.login+"}, keep: {cookie: sid}}", map[string]string{"S": secretFile(t, "s3/cret"), "URL": srv.URL})[0]
+			req, err := http.NewRequestWithContext(t.Context(), "GET", "http://api.example.com/", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.Apply(req); err != nil || req.Header.Get("Cookie") != "sid=abc" {
+				t.Errorf("Cookie %q, %v", req.Header.Get("Cookie"), err)
+			}
+			if got := <-got; got != tt.want {
+				t.Errorf("posted\n%s\nwant\n%s", got, tt.want)
+			}
+		})
+	}
+}
+
+// BenchmarkSession is a request in a session that there is; compare BenchmarkApply/bearer.
+func BenchmarkSession(b *testing.B) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Set-Cookie", "sid=abc")
+		fmt.Fprint(w, `{"token": "abc"}`)
+	}))
+	defer srv.Close()
+	for _, bb := range []struct{ name, keep string }{{"cookie", "{cookie: sid}"}, {"token", "{pointer: /token}"}} {
+		b.Run(bb.name, func(b *testing.B) {
+			c := build(b, newEnv(b, nil), "{type: session, login: {url: $URL, form: {password: $S}}, keep: "+bb.keep+"}", map[string]string{"S": secretFile(b, "s3cret"), "URL": srv.URL})[0]
+			req, err := http.NewRequestWithContext(b.Context(), "GET", "http://api.example.com/", nil)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := c.Apply(req); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
