@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/credproxy/credproxy/certs"
 )
@@ -157,12 +158,25 @@ func TestStrangersAtTheLoginPort(t *testing.T) {
 		}
 	}
 	// A crowd that says nothing.
-	for range 500 {
+	crowd := make([]net.Conn, 500)
+	for i := range crowd {
 		conn, err := net.Dial("tcp", back.Host)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer conn.Close()
+		crowd[i] = conn
+	}
+	knock("GET", "/", "", "") // those before it have been seen
+	open := 0
+	for _, conn := range crowd {
+		_ = conn.SetReadDeadline(time.Now().Add(time.Millisecond))
+		if _, err := conn.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+			open++
+		}
+	}
+	if open > maxReturns {
+		t.Errorf("%d connections of the crowd are open, want at most %d", open, maxReturns)
 	}
 	resp, err := http.Get(back.String())
 	if err != nil || resp.StatusCode != http.StatusOK {

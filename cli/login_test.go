@@ -228,15 +228,17 @@ func (w loginWorld) ask(t *testing.T, client *http.Client) string {
 	return fmt.Sprint(resp.StatusCode, " ", string(body))
 }
 
-// wantSoon asks until the answer has all of want, for a second: that is how soon another process is to be heard.
+// wantSoon asks until the answer has all of want: a proxy hears of another process within 100 ms, which is much longer on a
+// busy machine.
 func (w loginWorld) wantSoon(t *testing.T, client *http.Client, want ...string) {
 	t.Helper()
 	for began := time.Now(); ; {
 		got := w.ask(t, client)
 		missing := slices.DeleteFunc(slices.Clone(want), func(part string) bool { return strings.Contains(got, part) })
-		if took := time.Since(began); len(missing) == 0 && took < time.Second {
+		if len(missing) == 0 {
 			return
-		} else if took > time.Second {
+		}
+		if took := time.Since(began); took > 20*time.Second {
 			t.Fatalf("after %s got %s, want %s", took, got, missing)
 		}
 	}

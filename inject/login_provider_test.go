@@ -3,6 +3,7 @@ package inject_test
 import (
 	"net/url"
 	"testing"
+	"time"
 
 	"github.com/credproxy/credproxy/inject"
 	"github.com/credproxy/credproxy/internal/testoidc"
@@ -125,5 +126,39 @@ func revokeNow(t *testing.T, env inject.Env, c inject.Credential) {
 	}
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestMockSignsIn: what another server's answer to a sign-in leaves.
+func TestMockSignsIn(t *testing.T) {
+	t.Parallel()
+	s := testoidc.Mock(t)
+	store := openStore(t, t.TempDir())
+	env := newEnv(t, store)
+	env.Rule = "spotify"
+	c := build(t, env, "{type: oauth2_authorization_code, issuer: $URL, client_id: app, refresh_token: keyring:me, scopes: [openid]}", map[string]string{"URL": s.Issuer})[0]
+	for _, tt := range []struct {
+		name    string
+		answer  testoidc.Answer
+		refresh string
+		life    time.Duration
+	}{
+		{"a refresh token", testoidc.Answer{Set: map[string]any{"refresh_token": "r1"}}, "r1", 0},
+		{"none, and a life as text", testoidc.Answer{Set: map[string]any{"expires_in": "7200"}, Unset: []string{"refresh_token"}}, "", 2 * time.Hour},
+		{"none, and a long life", testoidc.Answer{Set: map[string]any{"expires_in": 5184000}, Unset: []string{"refresh_token"}}, "", 1440 * time.Hour},
+		{"none, and no end", testoidc.Answer{Unset: []string{"refresh_token", "expires_in"}}, "", 0},
+	} {
+		s.Next(t, tt.answer)
+		sign := attend(t, s, c)
+		if _, err := store.PutRef(t.Context(), inject.LoginOf(c).Kept, sign.Value()); err != nil {
+			t.Fatal(err)
+		}
+		left := time.Until(sign.Token.Expiry)
+		if sign.Refresh.Reveal() != tt.refresh || tt.life > 0 && (left > tt.life || left < tt.life-time.Minute) || tt.life == 0 && !sign.Token.Expiry.IsZero() {
+			t.Errorf("%s: refresh token %v, %s left", tt.name, !sign.Refresh.IsZero(), left)
+		}
+		if tt.refresh == "" {
+			wantAuthorization(t, c, "Bearer "+sign.Token.Access.Reveal())
+		}
 	}
 }
