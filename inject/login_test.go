@@ -237,3 +237,27 @@ func TestLoginEndpoints(t *testing.T) {
 		t.Error("bearer has a login")
 	}
 }
+
+func BenchmarkApplySignIn(b *testing.B) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"access_token":"a","expires_in":86400}`)
+	}))
+	defer srv.Close()
+	store, err := secrets.OpenStore(secrets.StoreConfig{State: b.TempDir(), Backend: "file"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	env := newEnv(b, store)
+	c := build(b, env, signInRule, map[string]string{"URL": srv.URL, "REF": "keyring:me"})[0]
+	s := oauth.SignIn{ID: "first", Refresh: secrets.NewValue("refresh-token-0")}
+	if _, err := store.PutRef(b.Context(), inject.LoginOf(c).Kept, s.Value()); err != nil {
+		b.Fatal(err)
+	}
+	req := httptest.NewRequest(http.MethodGet, "https://api.example.com/", nil)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := c.Apply(req); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
