@@ -295,6 +295,39 @@ func TestLogoutWithoutRevocation(t *testing.T) {
 	}
 }
 
+// A refusal that is no matter of the person's says what to look at.
+func TestLoginRefused(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ answer, said, hint string }{
+		{`{"error":"invalid_client","error_description":"\u001b[31mno the-code"}`, "invalid_client", "credproxy secret set app-secret"},
+		{`{"error":"invalid_scope"}`, "invalid_scope", "check client_id, client_auth, scopes and audience in the rules file"},
+		{`{"error":"invalid_grant"}`, "invalid_grant", "credproxy login me"},
+		{`{"access_token":"a\nb","refresh_token":"a-refresh-token"}`, "access_token has characters that a header cannot carry", "check token_url"},
+		{`{"access_token":"a","refresh_token":"a-refresh-token","token_type":"mac"}`, "token_type is not Bearer", "check token_url"},
+		{"<p>", "the answer is not a JSON object", "check token_url"},
+	} {
+		s := newEasyServer(t, tt.answer)
+		w := newEasyWorld(t, s.rule(", client_secret: env:TOKEN"))
+		if strings.Contains(tt.hint, "app-secret") {
+			w = newEasyWorld(t, s.rule(", client_secret: keyring:app-secret"))
+			set := w.command(t, "secret", "set", "app-secret")
+			set.Stdin = strings.NewReader("a-secret")
+			if out, err := set.CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+		}
+		login := w.login(t, "me", "--no-browser")
+		if resp, err := http.Get(backFrom(t, login.find(t, signInAddress)).String()); err == nil {
+			_ = resp.Body.Close()
+		}
+		said, status := login.end(t)
+		if status != 1 || w.stored(t, "me") != "" || !strings.Contains(said, tt.said) || !strings.Contains(said, "credproxy: hint: "+tt.hint) ||
+			strings.Contains(said, "the-code") || strings.Contains(said, "\x1b") || strings.Contains(said, "a-refresh-token") {
+			t.Errorf("%s: exit status %d:\n%s", tt.answer, status, said)
+		}
+	}
+}
+
 // Where the server wants the name localhost, browsers may go to ::1, and whoever listens there would get the code.
 func TestLoginPortTaken(t *testing.T) {
 	t.Parallel()

@@ -30,32 +30,36 @@ type signIn struct {
 
 // run signs in and keeps what comes of it. A failure is one of login's own, unless it is about a secret.
 func (s *signIn) run(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, s.flags.timeout)
-	defer cancel()
 	err := s.attempt(ctx)
-	if errors.Is(err, context.Canceled) {
+	refused, ok := errors.AsType[*oauth.Error](err)
+	if !ok || errors.Is(err, context.Canceled) {
 		return err
 	}
 	f := &failure{slug: slugLogin, text: "signing in for rule " + s.rule, next: "credproxy login " + s.rule, err: err}
-	refused, ok := errors.AsType[*oauth.Error](err)
-	switch {
-	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil:
-		f.next += " --timeout 15m"
-		f.err = fmt.Errorf("nobody has signed in within %s", s.flags.timeout)
-	case !ok:
-		return err
-	case refused.Next != "":
-		f.next = refused.Next
+	if refused.Host != "" && refused.Code != "access_denied" && refused.Code != "expired_token" { // no matter of the person's
+		if e, ok := errors.AsType[*oauth.Error](s.login.Explain(ctx, refused)); ok && e.Next != "" {
+			f.next = e.Next
+		}
 	}
 	return f
 }
 
+// nobody is the failure of a sign-in for which nobody came within limit.
+func (s *signIn) nobody(limit time.Duration) error {
+	return &failure{slug: slugLogin, text: fmt.Sprintf("signing in for rule %s: nobody has signed in within %s", s.rule, limit.Round(time.Second)),
+		next: "credproxy login " + s.rule + " --timeout 15m"}
+}
+
 func (s *signIn) attempt(ctx context.Context) error {
+	byDevice := s.login.Redirect == nil || s.flags.device
+	if byDevice && s.flags.port != 0 {
+		return &failure{slug: slugUsage, text: "--port is for a sign-in in the browser, and rule " + s.rule + " has another", next: "credproxy login " + s.rule}
+	}
 	client, secret, server, err := s.login.Client(ctx)
 	if err != nil {
 		return err
 	}
-	if s.login.Redirect == nil || s.flags.device {
+	if byDevice {
 		return s.byDevice(ctx, client, secret, server)
 	}
 	return s.byBrowser(ctx, client, secret, server)
@@ -75,11 +79,15 @@ func (s *signIn) byDevice(ctx context.Context, client oauth.Client, secret secre
 	if d.Complete != "" {
 		fmt.Fprintf(s.say, "or open  %s\n", d.Complete)
 	}
-	s.waiting(min(s.flags.timeout, d.Life))
-	ctx, cancel := context.WithTimeout(ctx, d.Life)
+	limit := min(s.flags.timeout, d.Life)
+	s.waiting(limit)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	defer s.progress(ctx)()
 	got, err := d.Wait(ctx, secret)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return s.nobody(limit)
+	}
 	if err != nil {
 		return err
 	}
@@ -143,6 +151,8 @@ func (s *signIn) visit(ctx context.Context, a *oauth.Authorization, back *browse
 		go s.readPasted(ctx, back.uri, pasted) // a read from a terminal ends only with the program
 	}
 	s.waiting(s.flags.timeout)
+	ctx, cancel := context.WithTimeout(ctx, s.flags.timeout)
+	defer cancel()
 	defer s.progress(ctx)()
 	for {
 		select {
@@ -157,6 +167,9 @@ func (s *signIn) visit(ctx context.Context, a *oauth.Authorization, back *browse
 			}
 			pasted = nil
 		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return nil, s.nobody(s.flags.timeout)
+			}
 			return nil, ctx.Err()
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -40,6 +41,9 @@ const (
 	verdictTimeout  = 30 * time.Second // until it is known what the code is worth
 )
 
+// httpPort is left out of addresses by browsers.
+const httpPort = ":80"
+
 // listenForBrowser opens the port that redirect names, or if it names none port, or any. It listens nowhere if redirect
 // is not on this machine.
 func listenForBrowser(redirect *url.URL, port int) (*browserReturn, error) {
@@ -61,7 +65,7 @@ func listenForBrowser(redirect *url.URL, port int) (*browserReturn, error) {
 	}
 	_, actual, _ := net.SplitHostPort(listeners[0].Addr().String())
 	u.Host = net.JoinHostPort(u.Hostname(), actual)
-	b.uri, b.host, b.came = u.String(), u.Host, make(chan url.Values, 1)
+	b.uri, b.host, b.came = u.String(), strings.TrimSuffix(u.Host, httpPort), make(chan url.Values, 1)
 	b.server = &http.Server{
 		Handler: b, ReadHeaderTimeout: returnTimeout, ReadTimeout: returnTimeout, WriteTimeout: verdictTimeout + returnTimeout,
 		MaxHeaderBytes: maxReturnHeader, ErrorLog: log.New(io.Discard, "", 0),
@@ -146,7 +150,7 @@ func (b *browserReturn) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // read returns the parameters of r if a server can have sent the browser here, or the status for anything else.
 func (b *browserReturn) read(r *http.Request) (url.Values, int) {
 	switch {
-	case r.Host != b.host: // a page whose name leads here (DNS rebinding)
+	case strings.TrimSuffix(r.Host, httpPort) != b.host: // a page whose name leads here (DNS rebinding)
 		return nil, http.StatusMisdirectedRequest
 	case r.URL.EscapedPath() != (&url.URL{Path: b.path}).EscapedPath():
 		return nil, http.StatusNotFound

@@ -44,6 +44,9 @@ func (l *Login) Client(ctx context.Context) (client oauth.Client, secret secrets
 	return client, secret, server, l.g.explain(ctx, err)
 }
 
+// Explain adds to an error of the server what to do about it.
+func (l *Login) Explain(ctx context.Context, err error) error { return l.g.explain(ctx, err) }
+
 // hint is what to do once a sign-in has ended.
 func (l *Login) hint() string { return "credproxy login " + cmp.Or(l.g.env.Rule, "RULE") }
 
