@@ -158,7 +158,9 @@ func (a *sigV4) Answer(resp *http.Response, used []secrets.Value, sent int) (aga
 	corrected := false
 	if resp.Request != nil {
 		host := resp.Request.URL.Host
-		if server, err := http.ParseTime(resp.Header.Get("Date")); err == nil && a.clocks.learn(host, server, a.now()) {
+		server, err := http.ParseTime(resp.Header.Get("Date"))
+		kept := resp.Header.Get("Age") != "" // by a cache, which leaves the Date as it was
+		if err == nil && !kept && a.clocks.learn(host, server, a.now()) {
 			return sent == 1
 		}
 		corrected = a.clocks.ahead(host) != 0

@@ -263,7 +263,8 @@ func TestSigV4Clocks(t *testing.T) {
 	steps := []struct {
 		name, host string
 		status     int
-		server     string        // its Date, as far ahead of ours as here, or the header itself
+		server     string // its Date, as far ahead of ours as here, or the header itself
+		age        string
 		sent       int           // 0: 1
 		moved      time.Duration // our clock is set, before
 		again      bool
@@ -279,6 +280,7 @@ func TestSigV4Clocks(t *testing.T) {
 		{name: "too far ahead", status: 403, server: "24h1s", ahead: 3 * time.Hour},
 		{name: "too far behind", status: 403, server: "-24h1s", ahead: 3 * time.Hour},
 		{name: "in another age", status: 403, server: "Fri, 31 Dec 9999 23:59:59 GMT", ahead: 3 * time.Hour},
+		{name: "from a cache", status: 403, server: "-1h", age: "60", ahead: 3 * time.Hour},
 		{name: "no date", status: 403, server: "-", ahead: 3 * time.Hour},
 		{name: "an answer that is fine", status: 200, server: "0s", ahead: 3 * time.Hour},
 		{name: "a server's fault", status: 500, server: "0s", ahead: 3 * time.Hour},
@@ -295,7 +297,7 @@ func TestSigV4Clocks(t *testing.T) {
 		if skew, err := time.ParseDuration(date); err == nil {
 			date = at.Add(skew).Format(http.TimeFormat)
 		}
-		resp := &http.Response{StatusCode: step.status, Request: req, Header: http.Header{"Date": {date}}}
+		resp := &http.Response{StatusCode: step.status, Request: req, Header: http.Header{"Date": {date}, "Age": {step.age}}}
 		if again := a.Answer(resp, used, max(step.sent, 1)); again != step.again {
 			t.Errorf("%s: again %v, want %v", step.name, again, step.again)
 		}

@@ -362,6 +362,7 @@ func TestUsedIsWhatToScrub(t *testing.T) {
 		{"bearer", "{type: bearer, token: $S}", "s3cret", []string{"s3cret"}},
 		{"basic", "{type: basic, username: me, password: $S}", "s3cret", []string{"s3cret", "bWU6czNjcmV0"}},
 		{"basic, key as user", "{type: basic, username: $S}", "s3cret", []string{"s3cret", "czNjcmV0Og=="}},
+		{"aws_sigv4", "{type: aws_sigv4, access_key_id: $S, secret_access_key: $S, session_token: $S, region: a, service: b}", "s3cret", []string{"s3cret", "s3cret", "s3cret"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -320,6 +322,54 @@ func TestSigV4TargetsAsTheyAre(t *testing.T) {
 			}
 			if got != want || verdicts[i].Presigned != (i%2 == 1) {
 				t.Errorf("target %s, presigned %v; want %s", got, verdicts[i].Presigned, want)
+			}
+		}
+	})
+}
+
+// Temporary keys that the server does not take any more are read again, and the request is sent again with the new ones.
+func TestSigV4StaleToken(t *testing.T) {
+	t.Parallel()
+	overBoth(t, func(t *testing.T, h2 bool) {
+		ca := newTestCA(t, "upstream")
+		up := startAWS(t, ca, h2)
+		path := filepath.Join(t.TempDir(), "keys")
+		print := func(token string) {
+			text := fmt.Sprintf(`{"Version": 1, "AccessKeyId": "AKIDREAL", "SecretAccessKey": %q, "SessionToken": %q, "Expiration": "2999-01-02T03:04:05Z"}`, canary, token)
+			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+				t.Error(err)
+			}
+		}
+		print("stale")
+		up.answer = func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("X-Amz-Security-Token") != "T0ken/+=" {
+				print("T0ken/+=")
+				w.WriteHeader(http.StatusForbidden)
+			}
+		}
+		p := startProxy(t, ca, fmt.Sprintf("  - name: aws\n    match: {host: aws.localhost, port: %s}\n    inject: {type: aws_sigv4, credentials: {exec: [cat, %q], ttl: 1h}}\n", up.port, path))
+		for range 2 {
+			req, err := http.NewRequestWithContext(t.Context(), "PUT", up.url("aws.localhost", "/b/k"), strings.NewReader("hello"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("Authorization", awsPlaceholder)
+			resp, err := p.client(t, h2).Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := readAll(resp); err != nil || resp.StatusCode != 200 {
+				t.Errorf("got %s, %v", resp.Status, err)
+			}
+		}
+		arrivals, _ := up.taken()
+		if len(arrivals) != 3 || arrivals[0].Headers["X-Amz-Security-Token"] != "stale" {
+			t.Fatalf("%d requests arrived, want 3", len(arrivals))
+		}
+		arrivals[0].Keys["token"] = "stale"
+		for _, v := range verifySigned(t, arrivals) {
+			if v.Size != len("hello") {
+				t.Errorf("a body of %d bytes arrived", v.Size)
 			}
 		}
 	})
