@@ -482,6 +482,47 @@ func FuzzSigV4Chunks(f *testing.F) {
 	})
 }
 
+var (
+	signedHeader = regexp.MustCompile(`^AWS4-HMAC-SHA256 Credential=AKIDREAL/[0-9]{8}/[A-Za-z0-9_-]{1,64}/[A-Za-z0-9_-]{1,64}/aws4_request, SignedHeaders=[!#-+\--:<-~]+(;[!#-+\--:<-~]+)*, Signature=[0-9a-f]{64}$`)
+	signedQuery  = regexp.MustCompile(`(^|&)X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIDREAL%2F[0-9]{8}%2F[A-Za-z0-9_-]{1,64}%2F[A-Za-z0-9_-]{1,64}%2Faws4_request&X-Amz-Date=[0-9TZ]{16}` +
+		`&X-Amz-Expires=[0-9]{1,6}&X-Amz-SignedHeaders=[^&]+(&X-Amz-Content-Sha256=[^&]+)?&X-Amz-Security-Token=ours&X-Amz-Signature=[0-9a-f]{64}$`)
+)
+
+// FuzzSigV4Request: whatever a client sends, there is an error, or one signature of the right form and no other.
+func FuzzSigV4Request(f *testing.F) {
+	f.Add("a=b", placeholder, emptyHash, "host")
+	f.Add(presignedPart+"&a=b", "", "", "X-Amz-Meta-A")
+	f.Add("X-Amz-Security-Token=theirs&"+presignedPart, placeholder, "UNSIGNED-PAYLOAD", "Range")
+	c, _ := newSigV4(f, sigV4, "ours")
+	f.Fuzz(func(t *testing.T, query, authorization, hash, header string) {
+		req, err := http.NewRequestWithContext(t.Context(), "GET", "https://b.s3.amazonaws.com/k", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.URL.RawQuery = query
+		req.Header = http.Header{"Authorization": {authorization}, "X-Amz-Content-Sha256": {hash}, "X-Amz-Security-Token": {"theirs"}}
+		if http.CanonicalHeaderKey(header) != "" && strings.HasPrefix(header, "X-") && !strings.ContainsAny(header, " \"\\,;=") && len(header) < 50 {
+			req.Header[http.CanonicalHeaderKey(header)] = []string{"theirs"}
+		}
+		if _, err := c.Apply(req); err != nil {
+			return
+		}
+		got := req.Header["Authorization"]
+		inHeader, inQuery := len(got) == 1 && signedHeader.MatchString(got[0]), signedQuery.MatchString(req.URL.RawQuery)
+		if inHeader == inQuery || len(got) > 1 || inQuery && len(got) > 0 {
+			t.Errorf("header %q\nquery %q", got, req.URL.RawQuery)
+		}
+		token, wantToken := strings.Join(req.Header["X-Amz-Security-Token"], ","), "ours"
+		if inQuery {
+			wantToken = ""
+		}
+		left := inject.Target{In: "query", Name: "X-Amz-Signature"}.Present(req)
+		if token != wantToken || left != inQuery {
+			t.Errorf("token %q, query %q", token, req.URL.RawQuery)
+		}
+	})
+}
+
 func TestSigV4Targets(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ inject, want, refs string }{
