@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -27,7 +28,7 @@ type easyServer struct {
 	gate  chan struct{}
 
 	mu     sync.Mutex
-	token  string // the token endpoint's answer
+	token  string // the token endpoint's answer, or its status
 	revoke int    // the revocation endpoint's status
 }
 
@@ -50,6 +51,9 @@ func (s *easyServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == "/revoke" {
 		w.WriteHeader(s.revoke)
 		return
+	}
+	if status, err := strconv.Atoi(s.token); err == nil {
+		w.WriteHeader(status)
 	}
 	_, _ = io.WriteString(w, s.token)
 }
@@ -304,6 +308,7 @@ func TestLoginRefused(t *testing.T) {
 		{`{"error":"invalid_grant"}`, "invalid_grant", "credproxy login me"},
 		{`{"access_token":"a\nb","refresh_token":"a-refresh-token"}`, "access_token has characters that a header cannot carry", "check token_url"},
 		{`{"access_token":"a","refresh_token":"a-refresh-token","token_type":"mac"}`, "token_type is not Bearer", "check token_url"},
+		{"503", "HTTP status 503", "credproxy login me"},
 		{"<p>", "the answer is not a JSON object", "check token_url"},
 	} {
 		s := newEasyServer(t, tt.answer)

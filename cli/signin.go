@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"net/url"
 	"strings"
 	"time"
@@ -36,7 +37,8 @@ func (s *signIn) run(ctx context.Context) error {
 		return err
 	}
 	f := &failure{slug: slugLogin, text: "signing in for rule " + s.rule, next: "credproxy login " + s.rule, err: err}
-	if refused.Host != "" && refused.Code != "access_denied" && refused.Code != "expired_token" { // no matter of the person's
+	byPerson := refused.Host == "" || refused.Code == "access_denied" || refused.Code == "expired_token"
+	if !byPerson && refused.Status < http.StatusInternalServerError && refused.Status != http.StatusTooManyRequests {
 		if e, ok := errors.AsType[*oauth.Error](s.login.Explain(ctx, refused)); ok && e.Next != "" {
 			f.next = e.Next
 		}

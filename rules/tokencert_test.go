@@ -149,3 +149,70 @@ func boundTo(t *testing.T, s *testoidc.Server, authorization string) string {
 	}
 	return answer.Cnf.Thumbprint
 }
+
+// TestPersonOfACertifiedClient: where a person signs in, the client shows its certificate to every endpoint that it asks.
+func TestPersonOfACertifiedClient(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	mine := selfSigned(t, dir, "mine")
+	s := testoidc.Provider(t, testoidc.Config{TLS: true, TrustClients: true, Clients: []map[string]any{{
+		"client_id": "app", "token_endpoint_auth_method": "tls_client_auth", "tls_client_auth_subject_dn": "CN=mine", "application_type": "native",
+		"tls_client_certificate_bound_access_tokens": true, "redirect_uris": []string{"http://127.0.0.1/callback"},
+		"grant_types": []string{"authorization_code", "refresh_token", "urn:ietf:params:oauth:grant-type:device_code"},
+	}, {"client_id": "api", "client_secret": "api-secret", "grant_types": []string{"client_credentials"}, "redirect_uris": []string{}, "response_types": []string{}}}})
+	put(t, filepath.Join(dir, "ca.pem"), s.CA)
+	resolver := secrets.NewResolver(secrets.Config{})
+	t.Cleanup(resolver.Close)
+	tokens := oauth.NewCache()
+	t.Cleanup(tokens.Close)
+	text := fmt.Sprintf(`version: 1
+rules:
+  - name: bank
+    match: {host: bank.test}
+    inject: {type: oauth2_authorization_code, issuer: %q, client_id: app, client_auth: tls, refresh_token: keyring:bank, scopes: [openid, offline_access], auth_extra: {prompt: consent}}
+    tls: {ca: ca.pem, cert: mine.pem, key: %q}
+`, s.Issuer, "file:"+filepath.Join(dir, "mine.key"))
+	set, err := Parse(filepath.Join(dir, "rules.yaml"), []byte(text), inject.Env{Secrets: resolver, Tokens: tokens, HTTP: &http.Client{Transport: &http.Transport{}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := inject.LoginOf(set.Credentials(0)[0])
+	client, secret, server, err := l.Client(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.StartDevice(t.Context(), server.DeviceURL, secret, l.Extra); err != nil {
+		t.Errorf("by device: %v", err)
+	}
+	a, err := client.Authorize(server, "http://127.0.0.1:4000/callback", l.Extra)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left, said, err := testoidc.Person{Name: "ada", Client: s.Client}.Visit(a.URL)
+	if err != nil {
+		t.Fatalf("stopped at %s, %v", said, err)
+	}
+	back, err := url.Parse(left)
+	if err != nil {
+		t.Fatal(err)
+	}
+	code, err := a.Code(back.Query())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sign, err := a.Exchange(t.Context(), secret, code)
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, next, err := client.Refresh(t.Context(), secret, sign.Refresh)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := boundTo(t, s, "Bearer "+token.Access.Reveal()); got != thumbprint(mine) {
+		t.Errorf("the token is bound to %q, want the client's certificate", got)
+	}
+	sign.Refresh = next
+	if err := client.Revoke(t.Context(), server.RevocationURL, secret, sign); err != nil {
+		t.Errorf("revoking: %v", err)
+	}
+}
