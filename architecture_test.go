@@ -19,7 +19,7 @@ const module = "github.com/credproxy/credproxy"
 var arrows = map[string][]string{
 	"":                  {"cli"},
 	"cli":               {"proxy", "certs", "audit", "rules", "inject", "oauth", "secrets", "internal/strict"},
-	"proxy":             {"rules", "inject", "audit", "secrets"},
+	"proxy":             {"rules", "inject", "audit", "secrets", "internal/mask"},
 	"rules":             {"inject", "secrets", "internal/strict"},
 	"inject":            {"oauth", "secrets", "internal/strict"},
 	"oauth":             {"secrets"},
@@ -27,6 +27,7 @@ var arrows = map[string][]string{
 	"secrets/dbusguard": {},
 	"certs":             {},
 	"audit":             {},
+	"internal/mask":     {},
 	"internal/strict":   {},
 	"internal/testneed": {},
 	"internal/testoidc": {"internal/testneed"},

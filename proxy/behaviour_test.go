@@ -743,7 +743,7 @@ func TestHeadAndBodilessAnswers(t *testing.T) {
 				w.Write([]byte("\x1f\x8bnot really"))
 			}
 		})
-		p := startProxy(t, ca, bearerRule(t, "api.localhost", up.port))
+		p := startProxy(t, ca, bearerRule(t, "api.localhost", up.port)+"    scrub: false\n")
 		c := p.client(t, h2)
 		do := func(method, path string) (*http.Response, string) {
 			req, _ := http.NewRequest(method, up.url("api.localhost", path), nil)

@@ -222,7 +222,7 @@ func TestAiohttp(t *testing.T) {
 	if err := json.Unmarshal(out, &got); err != nil {
 		t.Fatalf("%v in %s", err, out)
 	}
-	bearer := "Bearer " + canary
+	bearer := backwards("Bearer " + canary)
 	data, err := json.Marshal(map[string]any{
 		"get": []any{200, bearer, "GET", 0}, "post": []any{200, bearer, "POST", 100000}, "chunked": []any{200, bearer, "POST", 30},
 		"stream": []string{"0", "1", "2"}, "refused": []any{403, "credential_exists"},

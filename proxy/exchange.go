@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/credproxy/credproxy/audit"
+	"github.com/credproxy/credproxy/internal/mask"
+	"github.com/credproxy/credproxy/secrets"
 )
 
 // An exchange is one request and its answer. It is the http.ResponseWriter that goproxy writes the answer to.
@@ -25,6 +27,8 @@ type exchange struct {
 	upgrade string // protocol that the client asks to switch to
 	event   audit.Event
 
+	used     []secrets.Value    // that must not come back
+	mask     *mask.Set          // takes them out; nil: there are none
 	body     *requestBody       // nil: the request has none
 	h1       bool               // the client speaks HTTP/1
 	http10   bool               // and that HTTP/1.0
@@ -231,6 +235,9 @@ func (x *exchange) interim(status int, header textproto.MIMEHeader) error {
 	}
 	stripHopByHop(h)
 	x.hideCookies(h)
+	if x.mask != nil {
+		scrubHeader(x.mask, h)
+	}
 	x.w.WriteHeader(status)
 	clear(h)
 	return nil

@@ -37,6 +37,9 @@ func (s *Server) forward(x *exchange, req *http.Request) (*http.Response, error)
 	if err != nil {
 		return nil, err
 	}
+	if len(d.Inject) > 0 && slices.Contains(echoMethods, req.Method) {
+		return nil, faultf(traceRefused, "%s asks the server to repeat the request, with the credential in it", req.Method).advise("use another method")
+	}
 	if len(d.Inject) > 0 && s.cfg.Audit.Err() != nil {
 		return nil, faultf(auditFailed, "the audit log cannot be written, so no credential is used").advise("make room on the disk that holds the state folder")
 	}
@@ -59,6 +62,9 @@ func (s *Server) forward(x *exchange, req *http.Request) (*http.Response, error)
 	}
 	return x.receive(resp)
 }
+
+// echoMethods have servers repeat what they got (RFC 9110 section 9.3.8), the last two those of Microsoft.
+var echoMethods = []string{http.MethodTrace, "TRACK", "DEBUG"}
 
 // denied is the refusal that d stands for.
 func denied(d rules.Decision, target authority) error {
@@ -131,6 +137,7 @@ func (x *exchange) authenticate(p *pool, req *http.Request, body io.ReadCloser, 
 	out := outbound(req, x.upgrade)
 	out.Body = body
 	removeFields(out.Header, d.Remove)
+	prepareScrub(out, d)
 	var used []usage
 	for _, c := range d.Inject {
 		// Asked of out, whose `remove` headers are gone, and not of req. No two credentials write the same place.
@@ -151,6 +158,7 @@ func (x *exchange) authenticate(p *pool, req *http.Request, body io.ReadCloser, 
 		used = append(used, usage{c, values})
 	}
 	x.noteCredentials(used, d)
+	x.hide(d, used)
 	return out, used, nil
 }
 
@@ -288,7 +296,7 @@ func (x *exchange) receive(resp *http.Response) (*http.Response, error) {
 			return nil, faultf(upstreamProtocol, "%s switched to a protocol that nobody asked for", x.target.host).advise("try again, or tell the owner of the API")
 		}
 		x.upstream = up
-		return resp, nil
+		return resp, x.scrub(resp)
 	}
 	if resp.StatusCode < 200 || resp.StatusCode > 999 { // net/http takes any number, and panics when it is to send it
 		_ = resp.Body.Close()
@@ -301,6 +309,10 @@ func (x *exchange) receive(resp *http.Response) (*http.Response, error) {
 	if resp.StatusCode == http.StatusNotModified || resp.StatusCode == http.StatusNoContent {
 		_ = resp.Body.Close()
 		resp.Body = http.NoBody // net/http's HTTP/2 misses a body if there is a Content-Length, as there may be in a 304
+	}
+	if err := x.scrub(resp); err != nil {
+		_ = resp.Body.Close()
+		return nil, err
 	}
 	if resp.Body != http.NoBody {
 		resp.Body = &responseBody{ReadCloser: resp.Body, x: x, ctx: resp.Request.Context(), resp: resp}

@@ -26,7 +26,7 @@ func TestGRPC(t *testing.T) {
 		}
 		// Status text is UTF-8, percent-encoded in the trailer.
 		err := json.Unmarshal([]byte(`{
-			"unary": {"authorization": "Bearer `+canary+`", "length": 3000000}, "first": "1", "last": ["2", [0, 255]],
+			"unary": {"authorization": "`+backwards("Bearer "+canary)+`", "length": 3000000}, "first": "1", "last": ["2", [0, 255]],
 			"many": ["m0", "m1", "m2", "m3", "m4"], "collect": "a,b,c", "chat": ["re: 0", "re: 1", "re: 2", "re: 3"],
 			"nothing": ["NOT_FOUND", "no such thing: caf\u00e9", "gone"], "half": ["DATA_LOSS", "broken off", null],
 			"unknown": "UNIMPLEMENTED", "deadline": "DEADLINE_EXCEEDED", "deadline seen": "yes",

@@ -23,6 +23,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -168,6 +169,13 @@ func secretFile(t testing.TB, value string) string {
 		t.Fatal(err)
 	}
 	return "file:" + path
+}
+
+// backwards is how upstreams say what they saw: as it is, it would be taken out of the answer.
+func backwards(s string) string {
+	b := []byte(s)
+	slices.Reverse(b)
+	return string(b)
 }
 
 // bearerRule is a rule that puts the canary on requests for host.

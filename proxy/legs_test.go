@@ -41,7 +41,7 @@ func TestLegsKeepTheMessage(t *testing.T) {
 		up := startUpstream(t, ca, upstream, func(w http.ResponseWriter, r *http.Request) {
 			body, err := io.ReadAll(r.Body)
 			w.Header().Set("Trailer", "X-After")
-			w.Header().Set("X-Seen", fmt.Sprintf("%s %s %s %s %d %v", r.Proto, r.Method, r.RequestURI, r.Header.Get("Authorization"), r.ContentLength, err))
+			w.Header().Set("X-Seen", fmt.Sprintf("%s %s %s %s %d %v", r.Proto, r.Method, r.RequestURI, backwards(r.Header.Get("Authorization")), r.ContentLength, err))
 			w.Header().Add("Set-Cookie", "a=1")
 			w.Header().Add("Set-Cookie", "b=2")
 			w.WriteHeader(http.StatusAccepted)
@@ -81,7 +81,7 @@ func TestLegsKeepTheMessage(t *testing.T) {
 			if resp.StatusCode != http.StatusAccepted || body != tt.want || err != nil || resp.Proto != protocol(client) {
 				t.Errorf("%s: got %s %s %q, %v", tt.name, resp.Proto, resp.Status, body, err)
 			}
-			want := fmt.Sprintf("%s %s %s Bearer %s %d <nil>", protocol(upstream), tt.method, uri, canary, tt.length)
+			want := fmt.Sprintf("%s %s %s %s %d <nil>", protocol(upstream), tt.method, uri, backwards("Bearer "+canary), tt.length)
 			if got := resp.Header.Get("X-Seen"); got != want {
 				t.Errorf("%s: the upstream saw %q, want %q", tt.name, got, want)
 			}

@@ -98,7 +98,7 @@ func TestProxyAuthentication(t *testing.T) {
 	t.Parallel()
 	ca := newTestCA(t, "upstream")
 	up := startUpstream(t, ca, false, func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprint(w, r.Header.Get("Authorization"), r.Header.Get("Proxy-Authorization"))
+		fmt.Fprint(w, backwards(r.Header.Get("Authorization")), r.Header.Get("Proxy-Authorization"))
 	})
 	rule := strings.Replace(bearerRule(t, "api.localhost", up.port), "match: {", "match: {clients: [run], ", 1)
 	p := startProxy(t, ca, rule, func(cfg *Config, _ *limits) {
@@ -118,7 +118,7 @@ func TestProxyAuthentication(t *testing.T) {
 	}
 	c := p.client(t, false)
 	c.Transport.(*http.Transport).Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: p.addr, User: url.UserPassword("run", "token")})
-	if _, body := mustGet(t, c, up.url("api.localhost", "/")); body != "Bearer "+canary {
+	if _, body := mustGet(t, c, up.url("api.localhost", "/")); body != backwards("Bearer "+canary) {
 		t.Errorf("the upstream saw %q", body)
 	}
 }
@@ -127,7 +127,7 @@ func TestRemoveAndOnExisting(t *testing.T) {
 	t.Parallel()
 	ca := newTestCA(t, "upstream")
 	up := startUpstream(t, ca, false, func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprint(w, r.Header["Authorization"], r.Header["X-Dummy"])
+		fmt.Fprint(w, backwards(fmt.Sprint(r.Header["Authorization"])), "|", r.Header["X-Dummy"])
 	})
 	for _, tt := range []struct{ mode, own, want string }{
 		{"replace", "Bearer own", "[Bearer " + canary + "] []"},
@@ -152,7 +152,8 @@ func TestRemoveAndOnExisting(t *testing.T) {
 				refused(t, resp, 403, "credential_exists")
 				return
 			}
-			if body, err := readAll(resp); body != tt.want || err != nil {
+			body, err := readAll(resp)
+			if auth, dummy, _ := strings.Cut(body, "|"); backwards(auth)+" "+dummy != tt.want || err != nil {
 				t.Errorf("got %q, %v; want %q", body, err, tt.want)
 			}
 		})

@@ -28,6 +28,7 @@ const (
 	badRequest          = "bad_request"
 	nestedConnect       = "nested_connect"
 	proxyAuth           = "proxy_auth"
+	traceRefused        = "trace_refused"
 	misdirected         = "misdirected"
 	noRule              = "no_rule"
 	plainHTTP           = "plain_http"
@@ -51,6 +52,7 @@ var failures = index(
 	failure{noRule, 403, "http_request_denied", "No rule for this destination"},
 	failure{credentialExists, 403, "http_request_denied", "The request carries a credential of its own"},
 	failure{nestedConnect, 405, "http_request_denied", "CONNECT inside a tunnel"},
+	failure{traceRefused, 405, "http_request_denied", "Method that repeats the credential"},
 	failure{"bad_body", 400, "http_request_error", "The body cannot carry the credential"},
 	failure{"cannot_sign", 400, "http_request_error", "The request cannot be signed"},
 	failure{"body_too_large", 413, "http_request_error", "Body too large for the credential"},

@@ -56,6 +56,7 @@ type Server struct {
 	cfg        Config
 	limits     limits
 	log        *slog.Logger
+	masks      masks
 	engine     *goproxy.ProxyHttpServer
 	outer      *http.Server // plain requests and CONNECT
 	inner      *http.Server // requests inside tunnels
@@ -80,7 +81,7 @@ func newServer(cfg Config, lim limits) (*Server, error) {
 	if cfg.Drain == 0 {
 		cfg.Drain = 10 * time.Second
 	}
-	s := &Server{cfg: cfg, limits: lim, log: cfg.Log, dialer: &dialer{}, tunnels: newTunnelListener()}
+	s := &Server{cfg: cfg, limits: lim, log: cfg.Log, masks: newMasks(), dialer: &dialer{}, tunnels: newTunnelListener()}
 	s.transports = newTransports(cfg.Roots, s.dialer, cfg.Secrets)
 	s.serverTLS = s.newServerTLS()
 	s.engine = s.newEngine()

@@ -116,9 +116,9 @@ func TestUnaskedUpgradeIsRefused(t *testing.T) {
 func TestOptimisticClientHello(t *testing.T) {
 	t.Parallel()
 	ca := newTestCA(t, "upstream")
-	up := startUpstream(t, ca, false, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.Header.Get("Authorization")) })
+	up := startUpstream(t, ca, false, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, backwards(r.Header.Get("Authorization"))) })
 	p := startProxy(t, ca, bearerRule(t, "api.localhost", up.port))
-	for _, tt := range []struct{ host, want string }{{"api.localhost", "Bearer " + canary}, {"other.localhost", ""}} {
+	for _, tt := range []struct{ host, want string }{{"api.localhost", backwards("Bearer " + canary)}, {"other.localhost", ""}} {
 		target := tt.host + ":" + up.port
 		raw := p.dialRaw(t)
 		together := &firstWriteBehind{Conn: raw, head: "CONNECT " + target + " HTTP/1.1\r\nHost: " + target + "\r\n\r\n"}
@@ -177,7 +177,7 @@ func TestPlainHTTPInsideTunnel(t *testing.T) {
 		t.Fatal(err)
 	}
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprint(w, r.Header.Get("Authorization"), " ", r.Host)
+		fmt.Fprint(w, backwards(r.Header.Get("Authorization")), " ", r.Host)
 	})}
 	go srv.Serve(l)
 	t.Cleanup(func() { srv.Close() })
@@ -185,7 +185,7 @@ func TestPlainHTTPInsideTunnel(t *testing.T) {
 	p := startProxy(t, ca, bearerRule(t, "api.localhost", port))
 	conn := p.connect(t, "api.localhost:"+port)
 	resp := rawRequest(t, conn, "GET / HTTP/1.1\r\nHost: api.localhost:"+port+"\r\n\r\n")
-	want := "Bearer " + canary + " api.localhost:" + port // loopback, so plain http may carry it
+	want := backwards("Bearer "+canary) + " api.localhost:" + port // loopback, so plain http may carry it
 	if body, err := readAll(resp); body != want || err != nil {
 		t.Errorf("got %q, %v; want %q", body, err, want)
 	}

@@ -3,6 +3,7 @@
 package mask
 
 import (
+	"encoding/binary"
 	"fmt"
 	"io"
 	"strings"
@@ -13,19 +14,21 @@ const MinLength = 4
 
 // A Set is texts to take out. It is safe for concurrent use. It does not print itself. A nil Set takes out nothing.
 type Set struct {
-	texts    []string
-	longest  int
-	shortest int
-	first    [256]bool
-	// skip says by how much a window of the shortest text's length can move on, by a hash of its last three bytes
-	// (Wu and Manber, "A fast algorithm for multi-pattern searching", 1994).
-	skip [1 << hashBits]uint8
+	texts   []string
+	longest int
+	first   [256]bool
+	// stride is so small that of the blocks at every stride-th place, each text that goes by covers one.
+	stride int
+	blocks [1 << hashBits / 64]uint64 // a bit for the hash of each block that such a place can show
 }
 
-const hashBits = 12
+const (
+	blockSize = 4 // at most MinLength
+	hashBits  = 14
+)
 
-func hash(a, b, c byte) uint32 {
-	return (uint32(a)<<7 ^ uint32(b)<<4 ^ uint32(c)) & (1<<hashBits - 1)
+func hash(block []byte) uint32 {
+	return binary.LittleEndian.Uint32(block) * 0x9e3779b1 >> (32 - hashBits)
 }
 
 // New returns the Set of secrets and of the forms in which a server may show them (see forms), or nil if there is
@@ -52,20 +55,16 @@ func New(secrets ...string) *Set {
 }
 
 func (s *Set) index() {
-	s.shortest = len(s.texts[0])
+	shortest := len(s.texts[0])
 	for _, t := range s.texts {
-		s.longest, s.shortest = max(s.longest, len(t)), min(s.shortest, len(t))
+		s.longest, shortest = max(s.longest, len(t)), min(shortest, len(t))
 		s.first[t[0]] = true
 	}
-	window := min(s.shortest, 255)
-	s.shortest = window
-	for i := range s.skip {
-		s.skip[i] = uint8(window - 2)
-	}
+	s.stride = shortest - blockSize + 1
 	for _, t := range s.texts {
-		for end := 3; end <= window; end++ {
-			h := hash(t[end-3], t[end-2], t[end-1])
-			s.skip[h] = min(s.skip[h], uint8(window-end))
+		for i := range s.stride {
+			h := hash([]byte(t[i : i+blockSize]))
+			s.blocks[h/64] |= 1 << (h % 64)
 		}
 	}
 }
@@ -75,18 +74,17 @@ func (Set) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "[secrets to m
 
 // next finds the first text in b from from on: b[start:end] is the longest there, or start is -1.
 func (s *Set) next(b []byte, from int) (start, end int) {
-	for at := from + s.shortest; at <= len(b); {
-		if n := int(s.skip[hash(b[at-3], b[at-2], b[at-1])]); n > 0 {
-			at += n
+	for at := from + s.stride - 1; at+blockSize <= len(b); at += s.stride {
+		if h := hash(b[at:]); s.blocks[h/64]>>(h%64)&1 == 0 {
 			continue
 		}
-		start = at - s.shortest
-		if s.first[b[start]] {
-			if end = s.longestAt(b, start); end > start {
-				return start, end
+		for start = at - s.stride + 1; start <= at; start++ {
+			if s.first[b[start]] {
+				if end = s.longestAt(b, start); end > start {
+					return start, end
+				}
 			}
 		}
-		at++
 	}
 	return -1, 0
 }
@@ -148,7 +146,7 @@ func asterisks(b []byte) {
 
 // Text returns text without the secrets.
 func (s *Set) Text(text string) string {
-	if s == nil || len(text) < s.shortest || !s.anyIn(text) {
+	if s == nil || len(text) < s.stride || !s.anyIn(text) {
 		return text
 	}
 	b := []byte(text)

@@ -10,6 +10,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -90,6 +91,30 @@ func reference(text string, secrets []string) string {
 	return string(out)
 }
 
+// masked reports whether got is want, but for beginnings of secrets, too short to count, where the source was split.
+func masked(text, want, got string, secrets []string) bool {
+	if len(got) != len(want) {
+		return false
+	}
+	for i := range len(got) {
+		if got[i] == want[i] {
+			continue
+		}
+		begins := slices.ContainsFunc(secrets, func(s string) bool {
+			for j := max(0, i-mask.MinLength+2); j <= i; j++ {
+				if strings.HasPrefix(text[j:], s) {
+					return true
+				}
+			}
+			return false
+		})
+		if got[i] != text[i] || !begins {
+			return false
+		}
+	}
+	return true
+}
+
 // pieces reads text in random pieces, at times none at all.
 type pieces struct {
 	text []byte
@@ -128,7 +153,7 @@ func check(t *testing.T, text string, secrets []string, seed uint64) {
 			break
 		}
 	}
-	if want := reference(text, secrets); got.String() != want {
+	if want := reference(text, secrets); !masked(text, want, got.String(), secrets) {
 		t.Fatalf("seed %d, secrets %q:\n got %q\nwant %q", seed, secrets, got.String(), want)
 	}
 }
@@ -179,7 +204,7 @@ func FuzzReader(f *testing.F) {
 			t.Fatalf("%q without %q is %q, or %q", text, secret, out, set.Text(text))
 		}
 		split, err := io.ReadAll(set.Reader(&pieces{whole, rand.New(rand.NewPCG(seed, 1)), io.EOF}))
-		if err != nil || !bytes.Equal(split, out) {
+		if err != nil || string(split) != string(out) && !masked(text, string(out), string(split), mask.Forms(secret)) {
 			t.Fatalf("in pieces it is %q, %v; want %q", split, err, out)
 		}
 	})
@@ -188,8 +213,8 @@ func FuzzReader(f *testing.F) {
 // What cannot be the beginning of a secret comes at once.
 func TestReaderHoldsNothingElseBack(t *testing.T) {
 	t.Parallel()
-	events := []string{"data: one\n\n", "data: hun", "ter\n\n", "data: hunter", "2\n\n"}
-	want := []string{"data: one\n\n", "data: ", "hunter\n\n", "data: ", "*******\n\n"}
+	events := []string{"data: one\n\n", "data: hu", "nter\n\n", "data: hunter", "2\n\n", "data: hun", "ter2\n\n"}
+	want := []string{"data: one\n\n", "data: hu", "nter\n\n", "data: ", "*******\n\n", "data: hun", "****\n\n"}
 	r, w := io.Pipe()
 	reader := mask.New("hunter2").Reader(r)
 	buf := make([]byte, 8<<10)
@@ -231,7 +256,7 @@ func BenchmarkReader(b *testing.B) {
 	for _, bb := range []struct {
 		name string
 		set  *mask.Set
-	}{{"plain", nil}, {"token", mask.New(token)}, {"basic", mask.New("pass word/1234", base64.StdEncoding.EncodeToString([]byte("ada:pass word/1234")))}, {"jwt", mask.New(strings.Repeat("eyJhbGciOi", 100))}} {
+	}{{"plain", nil}, {"17 letters", mask.New("CANARY-9f3c1b7e5d")}, {"token", mask.New(token)}, {"basic", mask.New("pass word/1234", base64.StdEncoding.EncodeToString([]byte("ada:pass word/1234")))}, {"jwt", mask.New(strings.Repeat("eyJhbGciOi", 100))}} {
 		b.Run(bb.name, func(b *testing.B) {
 			b.SetBytes(int64(line.Len()))
 			b.ReportAllocs()

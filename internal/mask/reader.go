@@ -5,12 +5,14 @@ import "io"
 // spare is how much room a Reader wants for new bytes beside those that it holds back.
 const spare = 4 << 10
 
-// A Reader gives what a source gives, masked. It holds back only the end of what came, and only if a secret may begin
-// there: until more comes or the source ends.
+// A Reader gives what a source gives, masked. It holds back only the end of what came, and only if at least the first
+// MinLength bytes of a secret stand there, until more comes or the source ends. Less than that is given at once, so that
+// streams do not stall at a letter: of a secret that comes in two pieces, so few bytes can be seen.
 type Reader struct {
 	set   *Set
 	src   io.Reader
-	held  []byte // as it came, without what was given
+	held  []byte // the beginning of a text, perhaps, as it came
+	shown int    // of held, how much was given
 	done  int    // of held, how much belongs to a text that began before
 	ready []byte // masked, not yet given: the caller had no room
 	err   error
@@ -57,11 +59,22 @@ func (r *Reader) fill(b []byte) int {
 	before := copy(b, r.held)
 	n, err := r.src.Read(b[before:])
 	b, r.err = b[:before+n], err
-	give := len(b)
+	hold := len(b)
 	if err == nil {
-		give = r.set.unfinished(b)
+		hold = r.set.unfinished(b)
 	}
-	r.held = append(r.held[:0], b[give:]...)
-	r.done = r.set.cover(b, r.done, give)
-	return give
+	r.held = append(r.held[:0], b[hold:]...)
+	r.done = r.set.cover(b, r.done, hold)
+	from, to := r.shown, hold
+	if len(b)-hold < MinLength {
+		to = len(b)
+	}
+	r.shown = max(from-hold, to-hold, 0)
+	if to <= from {
+		return 0
+	}
+	if from == 0 {
+		return to
+	}
+	return copy(b, b[from:to])
 }

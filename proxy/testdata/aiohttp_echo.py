@@ -15,7 +15,7 @@ from aiohttp import web
 
 async def echo(request):
     body = await request.read()
-    return web.json_response([request.headers.get("Authorization"), request.method, len(body)])
+    return web.json_response([request.headers.get("Authorization")[::-1], request.method, len(body)])
 
 
 async def stream(request):
@@ -36,7 +36,7 @@ async def more(request):
 async def websocket(request):
     ws = web.WebSocketResponse()
     await ws.prepare(request)
-    await ws.send_str(request.headers.get("Authorization", ""))
+    await ws.send_str(request.headers.get("Authorization", "")[::-1])
     async for message in ws:
         if message.type == aiohttp.WSMsgType.BINARY:
             await ws.send_bytes(b"echo " + message.data)

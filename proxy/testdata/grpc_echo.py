@@ -17,7 +17,7 @@ def unary(request, context):
     seen = dict(context.invocation_metadata())
     context.send_initial_metadata([("x-first", "1")])
     context.set_trailing_metadata([("x-last", "2"), ("x-last-bin", b"\x00\xff")])
-    return json.dumps({"authorization": seen.get("authorization"), "length": len(request)}).encode()
+    return json.dumps({"authorization": seen.get("authorization")[::-1], "length": len(request)}).encode()
 
 
 def many(request, context):

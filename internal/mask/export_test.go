@@ -1,0 +1,4 @@
+package mask
+
+// Forms is forms, for the tests.
+var Forms = forms
