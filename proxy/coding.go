@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/textproto"
+	"slices"
 	"strings"
 
 	"github.com/andybalholm/brotli"
@@ -83,12 +84,15 @@ func acceptKnownCodings(h http.Header) {
 	h["Accept-Encoding"] = []string{strings.Join(kept, ", ")}
 }
 
+// noCodings change nothing. S3 servers store aws-chunked with what was uploaded so, and send it as it is.
+var noCodings = []string{"", "identity", "aws-chunked"}
+
 // decoded is resp's body without its codings. resp's header says so afterwards.
 func decoded(resp *http.Response, host string) (io.Reader, error) {
 	var names []string
 	for _, line := range resp.Header["Content-Encoding"] {
 		for item := range strings.SplitSeq(line, ",") {
-			if name := strings.ToLower(textproto.TrimString(item)); name != "" && name != "identity" {
+			if name := strings.ToLower(textproto.TrimString(item)); !slices.Contains(noCodings, name) {
 				names = append(names, name)
 			}
 		}
@@ -104,7 +108,7 @@ func decoded(resp *http.Response, host string) (io.Reader, error) {
 		return nil, faultf(upstreamProtocol, "%s sent a compressed answer that cannot be searched for the credential, although it was not asked for one", host).
 			advise("set scrub: false in the rule to let it through unsearched")
 	}
-	r := &decoder{names: names, src: resp.Body}
+	r := &decoder{names: names, src: bufio.NewReader(resp.Body)}
 	for _, name := range []string{"Content-Encoding", "Content-Length", "Content-Md5", "Content-Digest", "Repr-Digest", "Digest"} {
 		delete(resp.Header, name)
 	}
@@ -115,7 +119,7 @@ func decoded(resp *http.Response, host string) (io.Reader, error) {
 // A decoder opens its body when it is first read: that waits for the body's first bytes.
 type decoder struct {
 	names []string // in the order in which they were applied
-	src   io.Reader
+	src   *bufio.Reader
 	open  []io.Reader
 	err   error
 }
@@ -136,19 +140,18 @@ func (d *decoder) Read(p []byte) (int, error) {
 }
 
 func (d *decoder) begin() {
-	r := d.src
+	if _, d.err = d.src.Peek(1); d.err != nil {
+		return // an empty body is often said to be compressed
+	}
+	r := io.Reader(d.src)
 	for i := len(d.names) - 1; i >= 0; i-- {
-		next, err := codings[d.names[i]](r)
-		if err == io.EOF && i == len(d.names)-1 {
-			d.err = io.EOF // an empty body is often said to be compressed
+		if r, d.err = codings[d.names[i]](r); d.err != nil {
+			if d.err == io.EOF {
+				d.err = io.ErrUnexpectedEOF
+			}
 			return
 		}
-		if err != nil {
-			d.err = err
-			return
-		}
-		d.open = append(d.open, next)
-		r = next
+		d.open = append(d.open, r)
 	}
 }
 

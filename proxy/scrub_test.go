@@ -240,10 +240,13 @@ func TestTraceIsRefused(t *testing.T) {
 func TestScrubEmptyCompressedAnswer(t *testing.T) {
 	t.Parallel()
 	ca := newTestCA(t, "upstream")
-	up := startUpstream(t, ca, false, func(w http.ResponseWriter, r *http.Request) { w.Header().Set("Content-Encoding", "gzip") })
+	up := startUpstream(t, ca, false, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Encoding", strings.TrimPrefix(r.URL.Path, "/"))
+	})
 	p := startProxy(t, ca, bearerRule(t, "api.localhost", up.port))
-	for _, method := range []string{"GET", "HEAD"} {
-		req, err := http.NewRequest(method, up.url("api.localhost", "/"), nil)
+	for _, what := range []string{"GET gzip", "HEAD gzip", "GET zstd", "GET br", "GET deflate", "GET aws-chunked", "GET identity", "HEAD compress"} {
+		method, coding, _ := strings.Cut(what, " ")
+		req, err := http.NewRequest(method, up.url("api.localhost", "/"+coding), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -252,7 +255,7 @@ func TestScrubEmptyCompressedAnswer(t *testing.T) {
 			t.Fatal(err)
 		}
 		if body, err := readAll(resp); err != nil || body != "" || resp.StatusCode != 200 {
-			t.Errorf("%s: %s %q, %v", method, resp.Status, body, err)
+			t.Errorf("%s: %s %q, %v", what, resp.Status, body, err)
 		}
 	}
 }
