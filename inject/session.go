@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/credproxy/credproxy/internal/strict"
@@ -60,7 +61,14 @@ type session struct {
 	place    place
 	in, name string
 	prefix   string // encoded
+	path     string // of the login
+
+	unproven atomic.Int32 // logins since a session was good for anything
 }
+
+// maxUnproven bounds the logins that lead to nothing. Many sites set a cookie for a wrong password too, and lock the
+// account after a few.
+const maxUnproven = 3
 
 func newSession(s sessionSettings, at *yaml.Node, env Env) (method, strict.Errors) {
 	errs := slices.Concat(s.Login.check(at), s.Keep.check(at), s.Expired.check())
@@ -88,7 +96,7 @@ func newSession(s sessionSettings, at *yaml.Node, env Env) (method, strict.Error
 	}
 	o.env, o.refs = env, s.Login.refs()
 	if u, err := url.Parse(o.login.URL); err == nil {
-		o.host = u.Host
+		o.host, o.path = u.Host, u.Path
 	}
 	o.key = fingerprint("session", o.client, o.refs, o.login.URL, o.login.Kind, o.login.Cookie, o.login.Token, o.login.Lifetime,
 		o.login.Success, o.login.Page, o.login.Hidden, s.Expired.Location.Value, s.Login.shape())
@@ -183,23 +191,39 @@ func (o *session) Answer(resp *http.Response, used []secrets.Value, sent int) (a
 	over := o.over(resp)
 	for _, t := range o.takeCookies(resp.Header, used) {
 		switch {
-		case over || resp.StatusCode >= 400:
+		case over || resp.StatusCode >= 400 || len(used) == 0:
 		case t.Access.IsZero(): // signed out
 			o.Reject(used)
-		case len(used) > 0:
-			if l := o.settings.Lifetime.Value; l > 0 {
-				if until := time.Now().Round(0).Add(l); t.Expiry.IsZero() || t.Expiry.After(until) {
-					t.Expiry = until
-				}
-			}
-			o.env.Tokens.Replace(o.key, used[0], t)
+		case t.Access.Equal(used[0]) || o.isOurs(resp.Request):
+			o.env.Tokens.Replace(o.key, used[0], o.limited(t))
 		}
 	}
 	if !over {
+		if resp.StatusCode < 400 {
+			o.unproven.Store(0)
+		}
 		return false
 	}
 	o.Reject(used)
+	if o.changed(resp.Request.Context()) {
+		o.env.Tokens.Retry(o.key)
+	}
 	return sent == 1
+}
+
+// isOurs reports whether a new session in the answer to req is the old one under a new name. After a login of the
+// client's own it would be the client's, and all others would be put into that.
+func (o *session) isOurs(req *http.Request) bool {
+	return (req.Method == http.MethodGet || req.Method == http.MethodHead) && strings.TrimSuffix(req.URL.Path, "/") != strings.TrimSuffix(o.path, "/")
+}
+
+// limited is t with a life that is no longer than the rule says.
+func (o *session) limited(t oauth.Token) oauth.Token {
+	life := o.settings.Lifetime.Value
+	if until := time.Now().Round(0).Add(life); life > 0 && (t.Expiry.IsZero() || t.Expiry.After(until)) {
+		t.Expiry = until
+	}
+	return t
 }
 
 // over reports whether the server says that the session is over.
@@ -241,8 +265,18 @@ func (o *session) Targets() []Target {
 	return []Target{{o.in, o.name, o.settings.Prefix.Value + what}}
 }
 
+// askedAgain is when a site that has refused a login gets the next one.
+const askedAgain = "the site is not asked again before the secret changes, or for an hour"
+
 // signIn is the renewal of the session.
 func (o *session) signIn(ctx context.Context) (oauth.Token, error) {
+	if o.unproven.Load() >= maxUnproven {
+		o.unproven.Store(maxUnproven - 1) // one more when the pause is over
+		now := o.current(ctx)
+		o.failed.Store(&now)
+		return oauth.Token{}, oauth.LoginPaused(o.host, "the site takes the login and then refuses the session",
+			"say in login.success what it answers to the right password, and check expired and the password; "+askedAgain)
+	}
 	login := o.login
 	login.Header = http.Header{}
 	for name, text := range o.settings.Login.Headers {
@@ -260,6 +294,10 @@ func (o *session) signIn(ctx context.Context) (oauth.Token, error) {
 		return secrets.NewValue(body), err
 	})
 	refused, ok := errors.AsType[*oauth.Error](err)
+	if err == nil {
+		o.unproven.Add(1)
+		o.failed.Store(nil)
+	}
 	if !ok {
 		return t, err
 	}
@@ -273,7 +311,7 @@ func (o *session) signIn(ctx context.Context) (oauth.Token, error) {
 		for i, ref := range o.refs { // it may be a stale copy of what was changed behind our back
 			o.env.Secrets.Reject(ref, now[i])
 		}
-		e.Next = replaceHint(o.refs[0], "") + ", or check login and keep in the rules file; the site is not asked again before that, or for an hour"
+		e.Next = replaceHint(o.refs[0], "") + ", or check login and keep in the rules file; " + askedAgain
 	}
 	return oauth.Token{}, &e
 }

@@ -4,8 +4,12 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/credproxy/credproxy/oauth"
 )
 
 // What is posted: every reference resolved, everything else as the rule says it.
@@ -45,6 +49,70 @@ func TestSessionPosts(t *testing.T) {
 				t.Errorf("posted\n%s\nwant\n%s", got, tt.want)
 			}
 		})
+	}
+}
+
+// A site that sets a cookie for a wrong password too, as many do, gets no endless logins.
+func TestSessionThatIsNeverGood(t *testing.T) {
+	t.Parallel()
+	logins := 0
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		logins++
+		w.Header().Set("Set-Cookie", fmt.Sprint("sid=", logins))
+	}))
+	defer srv.Close()
+	password := secretFile(t, "wrong")
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	env := newEnv(t, nil)
+	env.Tokens = oauth.NewCacheAt(func() time.Time { return now })
+	defer env.Tokens.Close()
+	c := build(t, env, "{type: session, login: {url: $URL, form: {password: $S}}, keep: {cookie: sid}}", map[string]string{"S": password, "URL": srv.URL})[0]
+	ask := func(status int) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), "GET", "http://api.example.com/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		used, err := c.Apply(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Answer(&http.Response{StatusCode: status, Header: http.Header{}, Request: req}, used, 1)
+		now = now.Add(time.Minute)
+	}
+	for range 50 {
+		ask(401)
+	}
+	if logins != 3 {
+		t.Errorf("%d logins within an hour, want 3", logins)
+	}
+	now = now.Add(time.Hour)
+	ask(401)
+	ask(200)
+	if logins != 4 {
+		t.Errorf("%d logins after an hour, want 4", logins)
+	}
+	now = now.Add(time.Hour)
+	ask(200)
+	for range 5 { // each is the end of a session that was good
+		ask(401)
+		ask(200)
+	}
+	if logins != 9 {
+		t.Errorf("%d logins after sessions that were good, want 9", logins)
+	}
+	for range 50 {
+		ask(401)
+	}
+	before := logins
+	if err := os.WriteFile(strings.TrimPrefix(password, "file:"), []byte("right"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		ask(401)
+	}
+	if logins == before {
+		t.Error("no login with the new password")
 	}
 }
 

@@ -59,6 +59,11 @@ func (l *Login) Session(ctx context.Context, body func(hidden string) (secrets.V
 	return Token{}, failed
 }
 
+// LoginPaused is the error of a login at host that was not tried, so that a Cache does not ask again soon either.
+func LoginPaused(host, why, next string) *Error {
+	return &Error{Host: host, at: "login at", Why: why, Next: next, lockout: true}
+}
+
 func (l *Login) session(ctx context.Context, u *url.URL, body func(hidden string) (secrets.Value, error)) (Token, error) {
 	header := http.Header{"Content-Type": {l.Kind}, "User-Agent": {"credproxy"}, "Accept": {"application/json, text/html;q=0.9, */*;q=0.8"}}
 	maps.Copy(header, l.Header)

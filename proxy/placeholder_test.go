@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -66,6 +68,58 @@ func TestPlaceholder(t *testing.T) {
 			e := p.events.wait(t, 1)[0]
 			if e.Path != path || e.Decision != tt.decision || e.Rule != "api" || (len(e.Secrets) == 1) != (tt.decision == "inject") {
 				t.Errorf("%s: audit %+v, want path %s and decision %s", tt.in, e, path, tt.decision)
+			}
+		}
+	})
+}
+
+// After a 401 the secret is read again and put into the client's own request once more.
+func TestPlaceholderAfter401(t *testing.T) {
+	t.Parallel()
+	overBoth(t, func(t *testing.T, h2 bool) {
+		value := filepath.Join(t.TempDir(), "value")
+		write := func(s string) {
+			if err := os.WriteFile(value, []byte(s), 0o600); err != nil {
+				t.Error(err)
+			}
+		}
+		ca := newTestCA(t, "upstream")
+		got := make(chan string, 8)
+		up := startUpstream(t, ca, h2, func(w http.ResponseWriter, r *http.Request) {
+			body, err := io.ReadAll(r.Body)
+			if err != nil {
+				t.Error(err)
+			}
+			got <- fmt.Sprint(r.RequestURI, r.Header["X-A"], string(body))
+			if !strings.Contains(r.RequestURI, "fresh") {
+				write("fresh?value")
+				w.WriteHeader(http.StatusUnauthorized)
+			}
+		})
+		for _, tt := range []struct{ method, body, wantBody string }{{"GET", "", ""}, {"POST", "k=__slack__", "k=%s"}} {
+			write("stale?value")
+			p := startProxy(t, ca, fmt.Sprintf("  - name: api\n    match: {host: api.localhost, port: %s}\n"+
+				"    inject: {type: placeholder, placeholder: __slack__, value: {exec: [cat, %q], ttl: 1h}, in: [header, path, query, body]}\n", up.port, value))
+			for i, values := range [][]string{{"stale", "fresh"}, {"fresh"}} {
+				req, err := http.NewRequestWithContext(t.Context(), tt.method, up.url("api.localhost", "/a/__slack__?q=__slack__"), strings.NewReader(tt.body))
+				if err != nil {
+					t.Fatal(err)
+				}
+				req.Header = http.Header{"X-A": {"__slack__"}, "Content-Type": {"application/x-www-form-urlencoded"}}
+				resp, err := p.client(t, h2).Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := readAll(resp); err != nil || resp.StatusCode != 200 {
+					t.Errorf("%s %d: got %s, %v", tt.method, i, resp.Status, err)
+				}
+				for _, v := range values {
+					escaped := v + "%3Fvalue"
+					want := "/a/" + escaped + "?q=" + escaped + "[" + v + "?value]" + strings.ReplaceAll(tt.wantBody, "%s", escaped)
+					if got := <-got; got != want {
+						t.Errorf("%s %d: the upstream got %q, want %q", tt.method, i, got, want)
+					}
+				}
 			}
 		}
 	})

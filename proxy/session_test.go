@@ -100,6 +100,8 @@ func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "/logout":
 		delete(s.valid, id)
 		w.Header().Add("Set-Cookie", "sid=; Max-Age=0")
+	case "/switch":
+		w.Header().Add("Set-Cookie", "sid="+s.open())
 	case "/copy":
 		w.Header().Add("Set-Cookie", "other="+id)
 	case "/early":
@@ -241,6 +243,35 @@ func TestSessionIsRenewedByTheSite(t *testing.T) {
 			t.Errorf("%d logins after a logout, want 2", logins)
 		}
 	})
+}
+
+// A client that signs in to the site by itself does not put all others into its own session.
+func TestSessionIsNotTakenOver(t *testing.T) {
+	t.Parallel()
+	s := startSite(t, false, "401", strings.Replace(formLogin, "/login\"", "/login?who=ada\"", 1))
+	if status, _ := s.get(t, "/data"); status != 200 {
+		t.Errorf("got %d", status)
+	}
+	for _, tt := range []struct{ method, path string }{{"POST", "/switch"}, {"PUT", "/switch"}, {"POST", "/login?who=eve"}, {"GET", "/login?username=ada&password=" + canary}} {
+		req, err := http.NewRequestWithContext(t.Context(), tt.method, s.up.url("app.localhost", tt.path), strings.NewReader("username=ada&password="+canary))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		resp, err := s.c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := readAll(resp); err != nil || resp.StatusCode >= 400 || strings.Contains(fmt.Sprint(resp.Header), "SESSION-") {
+			t.Errorf("%s %s: got %s %v, %v", tt.method, tt.path, resp.Status, resp.Header, err)
+		}
+		if status, _ := s.get(t, "/data"); status != 200 {
+			t.Errorf("after %s %s: got %d", tt.method, tt.path, status)
+		}
+		if _, seen := s.counts(); !strings.Contains(seen[len(seen)-1], "SESSION-1-") {
+			t.Errorf("after %s %s: the site got %s", tt.method, tt.path, seen[len(seen)-1])
+		}
+	}
 }
 
 // Neither an interim answer nor a trailer shows the session.
