@@ -40,13 +40,18 @@ func TestTokenEndpointBehindThePrivateCA(t *testing.T) {
     match: {host: %[1]s.test}
     inject: {type: oauth2_client_credentials, token_url: %[2]q, client_id: %[1]s, client_secret: %[3]q}
 `
+	login := `  - name: %[1]s
+    match: {host: %[1]s.test}
+    inject: {type: session, login: {url: %[2]q, form: {user: %[1]s, password: %[3]q}}, keep: {pointer: /access_token}}
+`
 	secret := "file:" + filepath.Join(dir, "secret")
-	text := "version: 1\nrules:\n" + fmt.Sprintf(rule, "private", srv.URL, secret) + "    tls: {ca: ca.pem}\n" + fmt.Sprintf(rule, "public", srv.URL, secret)
+	text := "version: 1\nrules:\n" + fmt.Sprintf(rule, "private", srv.URL, secret) + "    tls: {ca: ca.pem}\n" + fmt.Sprintf(rule, "public", srv.URL, secret) +
+		fmt.Sprintf(login, "private-site", srv.URL, secret) + "    tls: {ca: ca.pem}\n" + fmt.Sprintf(login, "public-site", srv.URL, secret)
 	set, err := Parse(filepath.Join(dir, "rules.yaml"), []byte(text), env)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for host, want := range map[string]string{"private.test": "Bearer fresh", "public.test": ""} {
+	for host, want := range map[string]string{"private.test": "Bearer fresh", "public.test": "", "private-site.test": "Bearer fresh", "public-site.test": ""} {
 		req := request(t, "GET", "https://"+host+"/")
 		_, err := set.Decide("", req).Inject[0].Apply(req)
 		if got := req.Header.Get("Authorization"); got != want || (err == nil) != (want != "") {
