@@ -207,10 +207,16 @@ func TestDemoTellsWhatFails(t *testing.T) {
 
 func TestDemoShowsEveryType(t *testing.T) {
 	t.Parallel()
+	elsewhere := []string{
+		"negotiate", // needs a KDC, which TestNegotiateToApache has
+	}
 	s := &sample{}
 	s.login = newLogin(&sampleServer{}, s.note)
 	cases := demoCases(s)
 	for _, typ := range inject.Types() {
+		if slices.Contains(elsewhere, typ) {
+			continue
+		}
 		if !slices.ContainsFunc(cases, func(c demoCase) bool { return strings.Contains(c.inject, "type: "+typ+",") }) {
 			t.Errorf("no case of the demo has the credential type %s", typ)
 		}

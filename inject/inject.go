@@ -31,6 +31,7 @@ var types = map[string]maker{
 	"github_app":                typ(newGitHubApp),
 	"hmac":                      typ(newHMAC),
 	"jwt":                       typ(newJWT),
+	"negotiate":                 typ(newNegotiate),
 	"ntlm":                      typ(newNTLM),
 	"oauth1":                    typ(newOAuth1),
 	"oauth2_authorization_code": typ(newAuthorizationCode),

@@ -61,6 +61,10 @@ func TestNewMistakes(t *testing.T) {
 		{"ntlm with a domain in the user name", `{type: ntlm, username: 'CORP\ada', domain: "a\n", password: keyring:a}`, []string{
 			`1:24: username: it contains a backslash; write DOMAIN\USER as two fields, domain and username`, "1:44: domain: it contains a line break or another control character"}},
 		{"ntlm without a password", "{type: ntlm, username: a}", []string{`1:1: missing field "password"`}},
+		{"negotiate with a keytab alone", "{type: negotiate, keytab: keyring:a, ccache: cc}", []string{
+			`1:1: missing field "principal", which a keytab needs`, "1:46: ccache: is not used with a keytab", "1:46: ccache: want the absolute path of a file"}},
+		{"negotiate with names that are none", "{type: negotiate, principal: 'a@b@c', service: web.example.com, krb5_conf: x}", []string{
+			"1:30: principal: want NAME@REALM, or NAME in the default realm", "1:48: service: want a name such as HTTP/web.example.com", "1:76: krb5_conf: want the absolute path of a file"}},
 		{"jwt without an algorithm", "{type: jwt, key: keyring:a}", []string{`1:1: missing field "algorithm"`}},
 		{"jwt with none", "{type: jwt, algorithm: none, key: keyring:a}", []string{
 			`1:24: algorithm must be "HS256", "HS384", "HS512", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512" or "EdDSA"`}},
