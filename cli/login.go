@@ -112,7 +112,7 @@ func keepSignIn(ctx context.Context, stderr io.Writer, store *secrets.Store, kep
 	}
 	how := "stored as"
 	if replaced {
-		how = "in place of the old"
+		how = "replaced"
 	}
 	fmt.Fprintf(stderr, "signed in for rule %s; %s %s in %s keyring\n", name, how, kept, store.Backend())
 	switch end := got.Token.Expiry; {

@@ -255,7 +255,7 @@ func TestLoginWithoutRefreshToken(t *testing.T) {
 	signIn(`{"access_token":"stale-token"}`, "sign in again once its access token is refused")
 	wantAnswer("401 ", "upstream: not authenticated")
 	wantAnswer("502 ", "urn:credproxy:token_expired", signInFirstHint)
-	signIn(`{"access_token":"hunter2","expires_in":5184000}`, "sign in again after ")
+	signIn(`{"access_token":"hunter2","expires_in":5184000}`, "signed in for rule me; replaced keyring:me in file keyring\nthe server gave no refresh token: sign in again after ")
 	wantAnswer("200 ", "upstream: authenticated")
 
 	// The server does not take it back.

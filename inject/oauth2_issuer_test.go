@@ -21,6 +21,7 @@ func TestIssuer(t *testing.T) {
 		{"OpenID Connect", oidc, good, ""},
 		{"another issuer", rfc, `{"issuer":"URL/tenant/","token_endpoint":"TOKEN"}`, "another issuer"},
 		{"plain http", rfc, `{"issuer":"URL/tenant","token_endpoint":"http://login.example.com/token"}`, "no token_endpoint"},
+		{"a host that turns the line around", rfc, `{"issuer":"URL/tenant","token_endpoint":"https://\u202elogin.example.com/token"}`, "no token_endpoint"},
 		{"no token endpoint", rfc, `{"issuer":"URL/tenant"}`, "no token_endpoint"},
 		{"not JSON", rfc, "<p>", "not a JSON object"},
 		{"too large", rfc, `{"issuer":"URL/tenant","x":"` + strings.Repeat("x", 1<<17) + `"}`, "larger than 64 KiB"},

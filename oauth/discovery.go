@@ -90,7 +90,7 @@ func metadata(ctx context.Context, hc *http.Client, from, issuer string) (Server
 		e.Why = "the issuer's metadata are not a JSON object"
 	case doc.Issuer != issuer:
 		e.Why = "the metadata are those of another issuer"
-	case CheckURL(doc.Token) != nil:
+	case usable(doc.Token) == "":
 		e.Why = "the issuer's metadata have no token_endpoint with https"
 	default:
 		return Server{issuer, usable(doc.Authorization), doc.Token, usable(doc.Device), usable(doc.Revocation), doc.SaysIssuer}, nil
@@ -98,9 +98,9 @@ func metadata(ctx context.Context, hc *http.Client, from, issuer string) (Server
 	return Server{}, e
 }
 
-// usable is an endpoint if it may be asked.
+// usable is an endpoint if it may be asked, and shown.
 func usable(endpoint string) string {
-	if CheckURL(endpoint) != nil {
+	if CheckURL(endpoint) != nil || !visible(endpoint, '!') {
 		return ""
 	}
 	return endpoint
