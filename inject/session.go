@@ -47,6 +47,7 @@ type session struct {
 	in, name string
 	prefix   string // encoded
 	path     string // of the login
+	away     string // path of the login page, to which who has no session is sent; empty: unknown
 
 	unproven atomic.Int32 // logins since a session was good for anything
 }
@@ -76,15 +77,14 @@ func newSession(s sessionSettings, at *yaml.Node, env Env) (method, strict.Error
 	for _, status := range s.Login.Success {
 		o.login.Success = append(o.login.Success, status.Value)
 	}
-	if s.Expired.Location.Line != 0 {
-		o.login.Away = o.leadsAway
-	}
 	o.env, o.refs = env, s.Login.refs()
 	if u, err := url.Parse(o.login.URL); err == nil {
 		o.host, o.path = u.Host, u.Path
 	}
+	o.away = strings.TrimRight(cmp.Or(s.Expired.Location.Value, o.path), "/")
+	o.login.Away = o.leadsAway
 	o.key = fingerprint("session", o.client, o.refs, o.login.URL, o.login.Kind, o.login.Cookie, o.login.Token, o.login.Lifetime,
-		o.login.Success, o.login.Page, o.login.Hidden, s.Expired.Location.Value, s.Login.shape())
+		o.login.Success, o.login.Page, o.login.Hidden, o.away, s.Login.shape())
 	o.renew = o.signIn
 	return o, nil
 }
@@ -151,8 +151,7 @@ func (o *session) leadsAway(location string) bool {
 	if err != nil {
 		return false
 	}
-	login := strings.TrimRight(o.settings.Expired.Location.Value, "/")
-	return u.Path == login || strings.HasPrefix(u.Path, login+"/")
+	return o.away != "" && (u.Path == o.away || strings.HasPrefix(u.Path, o.away+"/"))
 }
 
 func (o *session) Apply(req *http.Request) ([]secrets.Value, error) {
@@ -216,7 +215,7 @@ func (o *session) over(resp *http.Response) bool {
 	redirect := resp.StatusCode >= 300 && resp.StatusCode <= 399
 	return resp.StatusCode == http.StatusUnauthorized ||
 		slices.ContainsFunc(o.settings.Expired.Status, func(s strict.At[int]) bool { return s.Value == resp.StatusCode }) ||
-		redirect && o.login.Away != nil && o.leadsAway(resp.Header.Get("Location"))
+		redirect && o.leadsAway(resp.Header.Get("Location"))
 }
 
 // takeCookies takes what would show the session out of h, and returns what h says of it: the last word, if any.

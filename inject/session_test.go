@@ -52,6 +52,41 @@ func TestSessionPosts(t *testing.T) {
 	}
 }
 
+// Where a site sends those who have no session.
+func TestSessionIsOver(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		url, expired string
+		status       int
+		location     string
+		want         bool
+	}{
+		{"/login?next=/", "", 302, "/login", true},
+		{"/login", "", 303, "https://x.test/login/?next=%2Fa", true},
+		{"/login", "", 302, "/logins", false},
+		{"/login", "", 302, "/", false},
+		{"/login", "", 200, "/login", false},
+		{"/login", "", 403, "", false},
+		{"/login", "", 401, "", true},
+		{"/login", "", 302, "%zz", false},
+		{"/", "", 302, "/", false},
+		{"", "", 302, "/a", false},
+		{"/api/auth", ", expired: {location: /signin/, status: [403, 419]}", 302, "/signin", true},
+		{"/api/auth", ", expired: {location: /signin/, status: [403, 419]}", 302, "/api/auth", false},
+		{"/api/auth", ", expired: {location: /signin/, status: [403, 419]}", 419, "", true},
+	} {
+		c := build(t, newEnv(t, nil), "{type: session, login: {url: 'https://x.test"+tt.url+"', form: {password: keyring:a}}, keep: {cookie: sid}"+tt.expired+"}", nil)[0]
+		req, err := http.NewRequestWithContext(t.Context(), "GET", "http://x.test/a", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp := &http.Response{StatusCode: tt.status, Header: http.Header{"Location": {tt.location}}, Request: req}
+		if got := c.Answer(resp, nil, 1); got != tt.want {
+			t.Errorf("login at %q%s, %d %s: over is %v, want %v", tt.url, tt.expired, tt.status, tt.location, got, tt.want)
+		}
+	}
+}
+
 // A site that sets a cookie for a wrong password too, as many do, gets no endless logins.
 func TestSessionThatIsNeverGood(t *testing.T) {
 	t.Parallel()
