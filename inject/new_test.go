@@ -152,10 +152,11 @@ func TestNewMistakes(t *testing.T) {
 			"1:122: token_fields: unknown field (known: access_token, refresh_token, token_type, expires_in, expires_at)",
 			"1:122: token_fields: access_token: want a JSON pointer such as /data/token (RFC 6901)",
 			"1:122: token_fields: expires_in: want ~0 for ~ and ~1 for / in a JSON pointer (RFC 6901)"}},
-		{"client_auth tls without a certificate", "{type: oauth2_client_credentials, token_url: https://a.example/, client_id: app, client_auth: tls, client_secret: keyring:a, key: keyring:b}", []string{
+		{"client_auth tls without a certificate", "{type: oauth2_client_credentials, token_url: https://a.example/, client_id: app, client_auth: tls, client_secret: keyring:a, key: keyring:b, assertion_audience: x}", []string{
 			"1:95: client_auth: needs a certificate in the rule: tls: {cert: FILE, key: REFERENCE}",
 			"1:115: client_secret: is not used with client_auth tls",
-			"1:131: key: is used only with client_auth private_key_jwt"}},
+			"1:131: key: is used only with client_auth private_key_jwt",
+			"1:162: assertion_audience: is used only with client_auth private_key_jwt"}},
 		{"a key that nothing uses", "{type: oauth2_refresh_token, token_url: 'https://x.test/', client_id: a, refresh_token: keyring:a, key: keyring:a, algorithm: RS256}", []string{
 			"1:105: key: is used only with client_auth private_key_jwt", "1:127: algorithm: is used only with client_auth private_key_jwt"}},
 		{"private_key_jwt twice over", "{type: oauth2_jwt_bearer, token_url: 'https://x.test/', client_id: a, key: keyring:a, client_auth: private_key_jwt}", []string{

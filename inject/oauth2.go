@@ -34,6 +34,8 @@ type clientSettings struct {
 	Extra        strict.At[map[string]string] `yaml:"extra"`
 	TokenFields  strict.At[map[string]string] `yaml:"token_fields"`
 
+	AssertionAudience strict.At[string] `yaml:"assertion_audience"`
+
 	assertionSettings `yaml:",inline"`
 }
 
@@ -61,7 +63,7 @@ func (s clientSettings) onlyForClient() (errs strict.Errors) {
 	if s.ClientAuth.Value == oauth.AuthPrivateKeyJWT {
 		return nil
 	}
-	for name, at := range map[string]strict.Pos{"key": s.Key.Pos, "key_id": s.KeyID.Pos, "algorithm": s.Algorithm.Pos} {
+	for name, at := range map[string]strict.Pos{"key": s.Key.Pos, "key_id": s.KeyID.Pos, "algorithm": s.Algorithm.Pos, "assertion_audience": s.AssertionAudience.Pos} {
 		if at.Line != 0 {
 			errs = append(errs, at.Errorf("%s: is used only with client_auth private_key_jwt", name))
 		}
@@ -159,6 +161,7 @@ type grant struct {
 	signer   secrets.Ref   // the key that signs assertions; zero if there are none
 	subject  secrets.Ref   // the token that is exchanged; zero if there is none
 	password secrets.Ref   // of a person; zero if there is none
+	audience string        // of the client's assertions; empty: the token endpoint
 	proof    *asserter     // says who the client is; nil: something else does
 	refs     []secrets.Ref // all that the token is asked for with
 	login    *Login        // how a person signs in; nil: nobody does
@@ -190,7 +193,7 @@ func (g *grant) endpoints(ctx context.Context) (oauth.Server, error) {
 	now := time.Now().Round(0)
 	f := g.found.Load()
 	if f == nil || now.Before(f.when) || now.Sub(f.when) >= metadataLife {
-		server, err := oauth.Discover(ctx, g.env.HTTP, g.issuer)
+		server, err := oauth.Discover(ctx, g.env.HTTP, g.issuer, g.client.Auth == oauth.AuthTLS)
 		if err != nil {
 			return oauth.Server{}, err
 		}
@@ -220,7 +223,7 @@ func (s clientSettings) grant(typ string, env Env, refs ...secrets.Ref) *grant {
 	g.key = fingerprint(typ, g.client, g.refs, g.issuer)
 	switch g.client.Auth {
 	case oauth.AuthPrivateKeyJWT:
-		g.identify(typ, s.assertionSettings)
+		g.identify(typ, s)
 	case oauth.AuthTLS:
 		g.show(typ, env.Certificate)
 	}
@@ -232,13 +235,14 @@ func (s clientSettings) grant(typ string, env Env, refs ...secrets.Ref) *grant {
 }
 
 // identify has the client say who it is with assertions.
-func (g *grant) identify(typ string, s assertionSettings) {
+func (g *grant) identify(typ string, s clientSettings) {
 	if g.proof = s.asserter(g.env, assertionLifetime); g.proof == nil {
 		return
 	}
-	g.signer, g.blame = s.Key.Value, "client_id, key_id and algorithm"
+	g.audience = s.AssertionAudience.Value
+	g.signer, g.blame = s.Key.Value, "client_id, key_id, algorithm and assertion_audience"
 	g.refs = append(g.refs, g.signer)
-	g.key = fingerprint(typ, g.client, g.refs, g.issuer, g.proof.name, g.proof.keyID)
+	g.key = fingerprint(typ, g.client, g.refs, g.issuer, g.proof.name, g.proof.keyID, g.audience)
 }
 
 // show has the client say who it is with a certificate (RFC 8705 section 2).
@@ -329,7 +333,7 @@ func (g *grant) asClient(ctx context.Context) (client oauth.Client, secret secre
 	if err != nil {
 		return oauth.Client{}, secrets.Value{}, err
 	}
-	claims := map[string]any{"iss": client.ID, "sub": client.ID, "aud": client.TokenURL}
+	claims := map[string]any{"iss": client.ID, "sub": client.ID, "aud": cmp.Or(g.audience, client.TokenURL)}
 	client.Assertion = func() (secrets.Value, error) { return g.proof.sign(key, claims) }
 	return client, secrets.Value{}, nil
 }

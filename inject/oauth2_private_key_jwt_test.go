@@ -71,7 +71,7 @@ func TestPrivateKeyJWTRefused(t *testing.T) {
 	tests := []struct {
 		name, code, secret, slug, hint string
 	}{
-		{"a key that the server does not know", "invalid_client", other, "token_refresh_failed", "check client_id, key_id and algorithm"},
+		{"a key that the server does not know", "invalid_client", other, "token_refresh_failed", "check client_id, key_id, algorithm and assertion_audience"},
 		{"a service account's JSON", "", serviceAccount(t, other, "https://login.example.com/"), "secret_invalid", "as PEM"},
 		{"a revoked refresh token", "invalid_grant", other, "token_expired", "credproxy secret set rt"},
 	}

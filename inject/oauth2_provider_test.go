@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
 	"io"
 	"math/big"
 	"net/http"
@@ -119,12 +120,13 @@ func TestProviderKnowsTheClient(t *testing.T) {
 		{"basic:+%", "client_secret: $S", oddSecret},
 		{"post", "client_auth: post, client_secret: $S", oddSecret},
 		{"rs256", "client_auth: private_key_jwt, key: $S", rsaText},
+		{"rs256", "client_auth: private_key_jwt, key: $S, assertion_audience: " + s.Issuer, rsaText},
 		{"ps256", "client_auth: private_key_jwt, key: $S, algorithm: PS256", rsaText},
 		{"es256", "client_auth: private_key_jwt, key: $S, algorithm: ES256", ecText},
 		{"eddsa", "client_auth: private_key_jwt, key: $S, algorithm: EdDSA", edText},
 	}
-	for _, tt := range tests {
-		t.Run(tt.client, func(t *testing.T) {
+	for i, tt := range tests {
+		t.Run(fmt.Sprint(i, " ", tt.client), func(t *testing.T) {
 			t.Parallel()
 			for _, place := range []string{"issuer: " + s.Issuer, "token_url: " + s.Issuer + "/token"} {
 				c := build(t, newEnv(t, nil), "{type: oauth2_client_credentials, client_id: $ID, scopes: [read], resource: ['urn:api'], "+place+", "+tt.settings+"}",
@@ -140,6 +142,15 @@ func TestProviderKnowsTheClient(t *testing.T) {
 			}
 		})
 	}
+	t.Run("an assertion for another", func(t *testing.T) {
+		t.Parallel()
+		c := build(t, newEnv(t, nil), "{type: oauth2_client_credentials, client_id: rs256, client_auth: private_key_jwt, key: $S, issuer: $I, assertion_audience: 'https://other.example'}",
+			map[string]string{"I": s.Issuer, "S": secretFile(t, rsaText)})[0]
+		_, _, err := authorization(t.Context(), c)
+		if err == nil || !strings.Contains(err.Error(), "invalid_client") {
+			t.Errorf("got %v, want invalid_client", err)
+		}
+	})
 	t.Run("a wrong secret", func(t *testing.T) {
 		t.Parallel()
 		c := build(t, newEnv(t, nil), "{type: oauth2_client_credentials, client_id: post, client_auth: post, client_secret: $S, issuer: $I}",

@@ -34,8 +34,8 @@ type Server struct {
 
 // Discover is what the authorization server issuer says of itself in its metadata (RFC 8414 section 3), or, if it has
 // none there, in those of OpenID Connect. There always is a TokenURL. It takes at most 15 seconds. The error, if any, is
-// an *Error.
-func Discover(ctx context.Context, hc *http.Client, issuer string) (Server, error) {
+// an *Error. For a client that shows a certificate it is where such clients ask (RFC 8705 section 5).
+func Discover(ctx context.Context, hc *http.Client, issuer string, certificate bool) (Server, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	u, err := url.Parse(issuer)
@@ -43,42 +43,55 @@ func Discover(ctx context.Context, hc *http.Client, issuer string) (Server, erro
 		return Server{}, &Error{Why: "the issuer cannot be asked"}
 	}
 	base, path := u.Scheme+"://"+u.Host, strings.TrimSuffix(u.EscapedPath(), "/")
-	found, failed := metadata(ctx, hc, base+"/.well-known/oauth-authorization-server"+path, issuer)
+	doc, failed := metadata(ctx, hc, base+"/.well-known/oauth-authorization-server"+path, issuer)
 	if failed != nil && failed.Status == http.StatusNotFound {
-		found, failed = metadata(ctx, hc, base+path+"/.well-known/openid-configuration", issuer)
+		doc, failed = metadata(ctx, hc, base+path+"/.well-known/openid-configuration", issuer)
 	}
 	if failed != nil {
 		failed.Host = u.Host
 		return Server{}, failed
 	}
-	return found, nil
+	s := Server{issuer, usable(doc.Authorization), doc.Token, usable(doc.Device), usable(doc.Revocation), doc.SaysIssuer}
+	if certificate {
+		s.TokenURL = cmp.Or(usable(doc.Aliases.Token), s.TokenURL)
+		s.DeviceURL = cmp.Or(usable(doc.Aliases.Device), s.DeviceURL)
+		s.RevocationURL = cmp.Or(usable(doc.Aliases.Revocation), s.RevocationURL)
+	}
+	return s, nil
+}
+
+// A document is the metadata of an authorization server, as far as they are used.
+type document struct {
+	Issuer        string `json:"issuer"`
+	Authorization string `json:"authorization_endpoint"`
+	endpoints
+	SaysIssuer bool      `json:"authorization_response_iss_parameter_supported"`
+	Aliases    endpoints `json:"mtls_endpoint_aliases"`
+}
+
+type endpoints struct {
+	Token      string `json:"token_endpoint"`
+	Device     string `json:"device_authorization_endpoint"`
+	Revocation string `json:"revocation_endpoint"`
 }
 
 // metadata reads one document. The issuer in it must be the one that was asked (RFC 8414 section 3.3).
-func metadata(ctx context.Context, hc *http.Client, from, issuer string) (Server, *Error) {
+func metadata(ctx context.Context, hc *http.Client, from, issuer string) (doc document, failed *Error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
 	if err != nil {
-		return Server{}, &Error{Why: "the issuer cannot be asked"}
+		return document{}, &Error{Why: "the issuer cannot be asked"}
 	}
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("User-Agent", "credproxy")
 	plain := http.Client{Transport: cmp.Or(hc.Transport, http.DefaultTransport), Timeout: hc.Timeout, CheckRedirect: noRedirect}
 	resp, err := plain.Do(req)
 	if err != nil {
-		return Server{}, unread(err)
+		return document{}, unread(err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
-		return Server{}, unread(err)
-	}
-	var doc struct {
-		Issuer        string `json:"issuer"`
-		Authorization string `json:"authorization_endpoint"`
-		Token         string `json:"token_endpoint"`
-		Device        string `json:"device_authorization_endpoint"`
-		Revocation    string `json:"revocation_endpoint"`
-		SaysIssuer    bool   `json:"authorization_response_iss_parameter_supported"`
+		return document{}, unread(err)
 	}
 	e := &Error{Status: resp.StatusCode}
 	switch {
@@ -93,9 +106,9 @@ func metadata(ctx context.Context, hc *http.Client, from, issuer string) (Server
 	case usable(doc.Token) == "":
 		e.Why = "the issuer's metadata have no token_endpoint with https"
 	default:
-		return Server{issuer, usable(doc.Authorization), doc.Token, usable(doc.Device), usable(doc.Revocation), doc.SaysIssuer}, nil
+		return doc, nil
 	}
-	return Server{}, e
+	return document{}, e
 }
 
 // usable is an endpoint if it may be asked, and shown.
