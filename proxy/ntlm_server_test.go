@@ -38,8 +38,10 @@ type ntlmServer struct {
 
 	mu    sync.Mutex
 	conns map[string]*ntlmConn
-	open  int
-	empty *sync.Cond // open has become less
+
+	counting sync.Mutex // apart from mu, because Hijack counts too
+	open     int
+	empty    *sync.Cond // open has become less
 }
 
 // An ntlmConn is one connection.
@@ -53,13 +55,13 @@ type ntlmConn struct {
 func startNTLM(t testing.TB, ca *testCA, before http.HandlerFunc) *ntlmServer {
 	t.Helper()
 	s := &ntlmServer{t: t, before: before, password: canary, ca: ca, conns: map[string]*ntlmConn{}}
-	s.empty = sync.NewCond(&s.mu)
+	s.empty = sync.NewCond(&s.counting)
 	s.Server = httptest.NewUnstartedServer(s)
 	s.EnableHTTP2 = true // which NTLM cannot go over
 	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
 	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
+		s.counting.Lock()
+		defer s.counting.Unlock()
 		switch state {
 		case http.StateNew:
 			s.open++

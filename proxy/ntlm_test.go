@@ -97,6 +97,8 @@ func TestNTLMManyAtOnce(t *testing.T) {
 				t.Errorf("%d proofs on one connection: %q", c.proofs, c.requests)
 			}
 		}
+		s.counting.Lock()
+		defer s.counting.Unlock()
 		for s.open > 0 { // or the test times out
 			s.empty.Wait()
 		}
@@ -336,6 +338,90 @@ func TestNTLMHostileServers(t *testing.T) {
 				if r := <-got; !want[r] {
 					t.Errorf("the server got %q", r)
 				}
+			}
+		})
+	}
+}
+
+// A request that switches protocols goes over a connection that is proved, and keeps it.
+func TestNTLMUpgrade(t *testing.T) {
+	t.Parallel()
+	ca := newTestCA(t, "upstream")
+	var s *ntlmServer
+	s = startNTLM(t, ca, func(w http.ResponseWriter, r *http.Request) {
+		m, _ := ntlmMessage(r)
+		if len(m) < 12 || m[8] != 3 || r.Header.Get("Upgrade") != "echo" {
+			return
+		}
+		c := s.conns[r.RemoteAddr]
+		if s.verify(m, c.challenge, r.TLS.ServerName) == "" {
+			t.Error("the connection is not proved")
+		}
+		conn, _, err := http.NewResponseController(w.(*answeredWriter).ResponseWriter).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		w.(*answeredWriter).done = true
+		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		go func() { _, _ = io.Copy(conn, conn); _ = conn.Close() }()
+	})
+	p := startProxy(t, ca, ntlmRule(t, "api", "ada", s.port))
+	for range 2 {
+		conn := p.connectTLS(t, "api.localhost:"+s.port, "api.localhost", "http/1.1")
+		if _, err := fmt.Fprintf(conn, "GET /ws HTTP/1.1\r\nHost: api.localhost:%s\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n", s.port); err != nil {
+			t.Fatal(err)
+		}
+		if status, _ := readHead(t, conn); !strings.HasPrefix(status, "HTTP/1.1 101 ") {
+			t.Fatalf("got %s", status)
+		}
+		got := make([]byte, 5)
+		if _, err := io.WriteString(conn, "hello"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(conn, got); err != nil || string(got) != "hello" {
+			t.Errorf("got %q, %v", got, err)
+		}
+		_ = conn.Close()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.conns) != 2 {
+		t.Errorf("%d connections for two switches", len(s.conns))
+	}
+}
+
+// A server without HEAD is asked by GET. Its 401 is read to its end, but not forever.
+func TestNTLMWithoutHead(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		size int64
+		want int
+	}{{"with a page", 40_000, 200}, {"without end", 1 << 40, 502}} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			ca := newTestCA(t, "upstream")
+			s := startNTLM(t, ca, func(w http.ResponseWriter, r *http.Request) {
+				m, _ := ntlmMessage(r)
+				switch {
+				case r.Method == http.MethodHead:
+					w.WriteHeader(http.StatusMethodNotAllowed)
+				case len(m) > 8 && m[8] == 1 && tt.want != 200:
+					w.Header().Set("WWW-Authenticate", "NTLM "+base64.StdEncoding.EncodeToString(ntlmChallenge([]byte("12345678"))))
+					w.WriteHeader(http.StatusUnauthorized)
+					_, _ = io.CopyN(w, zeros{}, tt.size)
+				}
+			})
+			p := startProxy(t, ca, ntlmRule(t, "api", "ada", s.port))
+			resp, err := p.client(t, false).Post(s.url("api.localhost", "/"), "text/plain", strings.NewReader("hello"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tt.want == 502 {
+				refused(t, resp, 502, "upstream_protocol")
+			} else if body, err := readAll(resp); err != nil || body != `POST 5 CORP\ada` {
+				t.Errorf("got %s %q, %v", resp.Status, body, err)
 			}
 		})
 	}
