@@ -29,6 +29,7 @@ type demoCase struct {
 
 	proxied int    // expected status through the proxy; 0: 200
 	answer  string // if not empty: the proxy answers by itself, with this in its text
+	repeats bool   // the API sends back what it got in Authorization
 	note    string // what else the line shows
 }
 
@@ -139,6 +140,9 @@ func demoCases(s *sample) []demoCase {
       - {type: api_key, name: DD-API-KEY, value: keyring:demo-two-a}
       - {type: api_key, name: DD-APPLICATION-KEY, value: keyring:demo-two-b}`,
 			accepts: both(header("DD-API-KEY", s.secret("demo-two-a")), header("DD-APPLICATION-KEY", s.secret("demo-two-b")))},
+		{title: "an API that repeats what it was sent", host: "repeats", repeats: true,
+			inject:  "{type: bearer, token: keyring:demo-repeats}",
+			accepts: header("Authorization", s.prefixed("Bearer ", s.secret("demo-repeats"))), note: "the client gets to read asterisks"},
 		{title: "a deny rule: DELETE", host: "deny", method: http.MethodDelete,
 			inject:  "{type: bearer, token: keyring:demo-deny}",
 			accepts: header("Authorization", s.prefixed("Bearer ", s.secret("demo-deny"))),

@@ -61,7 +61,7 @@ func startSample(dir string) (s *sample, err error) {
 // serve answers requests from now on. The cases are the hosts of the API.
 func (s *sample) serve(cases []demoCase) {
 	for _, c := range cases {
-		s.hosts[c.host] = &sampleHost{accepts: c.accepts, asks: orDefault(c.asks, `Bearer realm="sample"`)}
+		s.hosts[c.host] = &sampleHost{accepts: c.accepts, repeats: c.repeats, asks: orDefault(c.asks, `Bearer realm="sample"`)}
 	}
 	s.api.serve(http.HandlerFunc(s.answer))
 	s.login.server.serve(s.login)
@@ -134,6 +134,9 @@ func (s *sample) answer(w http.ResponseWriter, r *http.Request) {
 	status, text := http.StatusUnauthorized, "who are you?"
 	if host.accepts(r) {
 		status, text = http.StatusOK, "hello from "+name
+		if host.repeats {
+			text += ", you sent " + r.Header.Get("Authorization")
+		}
 	}
 	host.saw(status, r.Header.Get("Authorization"))
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
@@ -147,6 +150,7 @@ func (s *sample) answer(w http.ResponseWriter, r *http.Request) {
 // A sampleHost is one host of the API.
 type sampleHost struct {
 	accepts func(*http.Request) bool
+	repeats bool
 	asks    string // with a 401
 
 	mu   sync.Mutex

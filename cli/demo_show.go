@@ -57,6 +57,9 @@ func (d *demo) showKind(ctx context.Context, c demoCase) (demoLine, error) {
 	if !strings.Contains(proxied.text, c.answer) {
 		line.fail("the answer does not say: %s", c.answer)
 	}
+	if c.repeats && !strings.Contains(proxied.text, "you sent Bearer ****") {
+		line.fail("the answer does not say what the API got, in asterisks")
+	}
 	return line, ctx.Err()
 }
 
