@@ -92,6 +92,7 @@ func setUp(env *testscript.Env) error {
 func newUpstream(authority *certs.Authority) (port string, stop func()) {
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if got := r.Header.Get("Authorization"); got != "Bearer hunter2" {
+			w.Header().Set("Retry-After", "60") // for token requests: so long is the next try put off
 			http.Error(w, fmt.Sprintf("upstream: not authenticated (%d bytes of Authorization)", len(got)), http.StatusUnauthorized)
 			return
 		}

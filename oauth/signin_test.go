@@ -387,7 +387,9 @@ func TestRevokeFailures(t *testing.T) {
 		want string
 	}{
 		{"refused", answeringJSON(400, `{"error":"unsupported_token_type"}`), "unsupported_token_type"},
-		{"redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect) }, "redirect, which is never followed"},
+		{"redirect", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, elsewhere.URL, http.StatusTemporaryRedirect)
+		}, "redirect, which is never followed"},
 		{"no reason", answering(500, "text/html", "<p>"), "HTTP status 500: refused without a reason"},
 		{"the token echoed", answeringJSON(400, `{"error":"invalid_request","error_description":"unknown `+oldRefresh+`"}`), "invalid_request"},
 		{"broken off", func(w http.ResponseWriter, _ *http.Request) {
