@@ -7,6 +7,7 @@ import (
 	"io"
 	"sync"
 	"time"
+	"unicode/utf8"
 )
 
 // An Event describes one finished request or tunnel.
@@ -17,7 +18,7 @@ type Event struct {
 	Host     string        `json:"host"` // canonical, with the port if it is not the scheme's default
 	Path     string        `json:"path,omitempty"`
 	Rule     string        `json:"rule,omitempty"`
-	Decision string        `json:"decision"` // inject, pass, tunnel or refuse; or lost: Reason says how many events
+	Decision string        `json:"decision"` // inject, pass, tunnel or refuse; of the log itself: begin, mend, lost (Reason says why)
 	Reason   string        `json:"reason,omitempty"`
 	Inject   []string      `json:"inject,omitempty"`  // credential types
 	Secrets  []string      `json:"secrets,omitempty"` // references, never values
@@ -26,6 +27,29 @@ type Event struct {
 	Received int64         `json:"received"`          // body bytes from the upstream
 	Duration time.Duration `json:"duration_ns"`
 	Error    string        `json:"error,omitempty"` // the failure's slug
+}
+
+// Bounds of what clients write into an Event: a path may be as long as a header.
+const (
+	maxPath = 1024
+	maxText = 256
+)
+
+// cut shortens what is too long to be of use, and says so in it.
+func (e *Event) cut() {
+	e.Path, e.Reason = shortened(e.Path, maxPath), shortened(e.Reason, maxPath)
+	e.Client, e.Method, e.Host = shortened(e.Client, maxText), shortened(e.Method, maxText), shortened(e.Host, maxText)
+}
+
+func shortened(s string, bound int) string {
+	if len(s) <= bound {
+		return s
+	}
+	end := bound
+	for end > bound-utf8.UTFMax && !utf8.RuneStart(s[end]) {
+		end--
+	}
+	return fmt.Sprintf("%s… (%d bytes)", s[:end], len(s))
 }
 
 // maxPending bounds what may wait for a slow writer, in bytes. Past it Write waits, or for a writer that fails drops.
@@ -63,6 +87,7 @@ func (l *Log) Write(e Event) {
 	if l == nil {
 		return
 	}
+	e.cut()
 	for _, listen := range l.listeners {
 		listen(e)
 	}

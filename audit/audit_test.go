@@ -9,6 +9,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"reflect"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -118,7 +120,7 @@ func TestBrokenWriterHoldsNobodyUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &flaky{broken: true}
 		l := New(w)
-		event := Event{Method: "GET", Host: "a", Path: "/" + strings.Repeat("x", 1<<20)}
+		event := Event{Method: "GET", Host: "a", Rule: strings.Repeat("x", 1<<20)}
 		const sent = 20 // much more than may be pending
 		wrote := make(chan struct{})
 		go func() {
@@ -201,5 +203,51 @@ func BenchmarkWrite(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		l.Write(e)
+	}
+}
+
+// What a client can make long is cut, and says so.
+func TestLongFieldsAreCut(t *testing.T) {
+	t.Parallel()
+	var got bytes.Buffer
+	l := New(&got)
+	long := strings.Repeat("é", 1<<19)
+	l.Write(Event{Method: long, Host: long, Client: long, Path: "/" + long, Reason: long})
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got.Len() > 8<<10 {
+		t.Errorf("the line has %d bytes", got.Len())
+	}
+	var e Event
+	if err := json.Unmarshal(got.Bytes(), &e); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"method": e.Method, "host": e.Host, "client": e.Client, "path": e.Path, "reason": e.Reason} {
+		if !strings.Contains(text, "é… (10485") || strings.Contains(text, "�") {
+			t.Errorf("%s is %.40q…%q", name, text, text[max(0, len(text)-30):])
+		}
+	}
+	if got := shortened(strings.Repeat("x", maxPath), maxPath); len(got) != maxPath {
+		t.Errorf("a path of %d bytes became one of %d", maxPath, len(got))
+	}
+}
+
+// docs/audit.md lists every field and every decision.
+func TestDocsListEveryField(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../docs/audit.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := []string{"seq", "prev", "inject", "pass", "tunnel", "refuse", "begin", "mend", "lost"}
+	for f := range reflect.TypeFor[Event]().Fields() {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		names = append(names, name)
+	}
+	for _, name := range names {
+		if !regexp.MustCompile("(?m)^\\| (`[a-z]+`, )*`" + name + "`[,| ]").Match(page) {
+			t.Errorf("docs/audit.md has no line for %s", name)
+		}
 	}
 }

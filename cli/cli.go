@@ -56,7 +56,7 @@ credential on each request, as the rules file says, with secrets from the keyrin
 	root.AddCommand(
 		newServeCommand(o), newRunCommand(o), newEnvCommand(o),
 		newSecretCommand(o), newLoginCommand(o), newLogoutCommand(o), newCheckCommand(o), newExplainCommand(o),
-		newCACommand(o), newVersionCommand(), newDemoCommand(),
+		newCACommand(o), newAuditCommand(o), newVersionCommand(), newDemoCommand(),
 	)
 	root.InitDefaultCompletionCmd()
 	for _, cmd := range root.Commands() {

@@ -24,6 +24,7 @@ const (
 	slugInput        = "input"
 	slugNotRunnable  = "not_runnable"
 	slugLogin        = "login_failed"
+	slugAudit        = "audit_broken"
 )
 
 // exitCodes is the exit status of each failure that has one of its own; all others are 1. What run's command exits

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,7 +14,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/credproxy/credproxy/audit"
@@ -208,69 +206,6 @@ func TestShellsQuoteByTheBook(t *testing.T) {
 		}
 		if got.String() != want {
 			t.Errorf("%s: got %q, want %q", shell, got.String(), want)
-		}
-	}
-}
-
-func TestAuditFileIsBounded(t *testing.T) {
-	t.Parallel()
-	path := filepath.Join(t.TempDir(), "audit.log")
-	const bound, writers, each = 4096, 4, 200
-	var wg sync.WaitGroup
-	for w := range writers {
-		wg.Go(func() { // each as a process would: with a file of its own
-			a, err := openAuditFile(path)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			defer a.Close()
-			a.bound = bound
-			for i := range each {
-				if _, err := fmt.Fprintf(a, `{"writer":%d,"event":%d}`+"\n", w, i); err != nil {
-					t.Error(err)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	for _, name := range []string{path, path + ".1"} {
-		data, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(data) > bound+writers*64 || len(data) == 0 {
-			t.Errorf("%s has %d bytes, want at most about %d", filepath.Base(name), len(data), bound)
-		}
-		for line := range bytes.Lines(data) {
-			if !json.Valid(line) {
-				t.Errorf("half a line: %q", line)
-			}
-		}
-	}
-	if others, _ := filepath.Glob(path + ".*"); len(others) != 1 {
-		t.Errorf("got %v, want one old log", others)
-	}
-}
-
-// A person, or logrotate, may move the log away.
-func TestAuditFileFollows(t *testing.T) {
-	t.Parallel()
-	path := filepath.Join(t.TempDir(), "audit.log")
-	a, err := openAuditFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer a.Close()
-	for _, line := range []string{"one\n", "two\n"} {
-		if _, err := a.Write([]byte(line)); err != nil {
-			t.Fatal(err)
-		}
-		if data, err := os.ReadFile(path); err != nil || string(data) != line {
-			t.Errorf("got %q, %v, want %q", data, err, line)
-		}
-		if err := os.Rename(path, path+".moved"); err != nil {
-			t.Fatal(err)
 		}
 	}
 }

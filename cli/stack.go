@@ -87,11 +87,10 @@ func openStack(ctx context.Context, cfg stackConfig) (s *stack, err error) {
 	if err := s.unlock(ctx); err != nil {
 		return s, err
 	}
-	file, err := openAuditFile(filepath.Join(cfg.State, "audit.log"))
+	file, err := audit.OpenFile(auditPath(cfg.State))
 	if err != nil {
-		return s, err
+		return s, &failure{slug: slugState, text: "opening the audit log", next: "choose another folder with --state", err: err}
 	}
-	s.onClose(file.Close)
 	events := audit.New(file, append(slices.Clone(cfg.Events), newFailureLog(cfg.Log).request)...)
 	s.onClose(events.Close)
 	s.Proxy, err = proxy.New(proxy.Config{
@@ -172,6 +171,7 @@ func (s *stack) Close() error {
 }
 
 func authorityDir(state string) string { return filepath.Join(state, "ca") }
+func auditPath(state string) string    { return filepath.Join(state, "audit.log") }
 func bundlePath(state string) string   { return filepath.Join(state, "ca", "bundle.pem") }
 
 // rootVariables name files of roots in the environment that credproxy is started in.

@@ -11,9 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockFile waits for the lock on f, which other processes hold for a moment. Closing f releases it.
-func lockFile(f *os.File) error { return unix.Flock(int(f.Fd()), unix.LOCK_EX) }
-
 // othersWrite says why other users can write to a folder, or nothing. Users often have a group of their own, so a group
 // may write.
 func othersWrite(info os.FileInfo) string {
@@ -25,8 +22,6 @@ func othersWrite(info os.FileInfo) string {
 	}
 	return ""
 }
-
-func sharingViolation(error) bool { return false }
 
 // alive reports whether there is a process pid.
 func alive(pid int) bool {

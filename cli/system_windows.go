@@ -8,13 +8,8 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// lockFile does nothing: what the lock is for, moving a file, fails while another process has the file open.
-func lockFile(*os.File) error { return nil }
-
 // othersWrite says nothing: a folder in a user's profile is the user's alone there.
 func othersWrite(os.FileInfo) string { return "" }
-
-func sharingViolation(err error) bool { return errors.Is(err, windows.ERROR_SHARING_VIOLATION) }
 
 // alive reports whether there is a process pid.
 func alive(pid int) bool {
