@@ -101,9 +101,13 @@ func (e *explanation) decide(set *rules.Set, req *http.Request, port int) {
 	if req.URL.Scheme == "https" {
 		handling = set.Connect(e.Client, req.URL.Hostname(), port)
 	}
-	switch {
+	switch what := rules.Forbidden(req.URL.Hostname()); {
 	case handling == rules.Refuse || !d.Allow:
 		e.Outcome = goesOut
+		return
+	case what != "":
+		e.Outcome, e.Slug = goesOut, "forbidden_address"
+		e.Reason = req.URL.Hostname() + " is " + what + ", and no request goes there"
 		return
 	case handling == rules.Tunnel:
 		e.Outcome = goesBy

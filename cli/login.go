@@ -147,6 +147,7 @@ func (o *options) findLogin(s *stack, name string) (*inject.Login, error) {
 		if cfg.Roots, err = authority.UpstreamRoots(os.Getenv("SSL_CERT_FILE")); err != nil {
 			return nil, err
 		}
+		cfg.Own = authority.Certificate()
 	}
 	env, err := s.openSecrets(cfg)
 	if err != nil {

@@ -44,6 +44,7 @@ type stackConfig struct {
 	Changed func(*rules.Set, error)                    // after each reload; nil: nobody cares
 	Events  []func(audit.Event)                        // who sees each request
 	Roots   *x509.CertPool                             // upstream roots; nil: the system's
+	Own     *x509.Certificate                          // of our CA, on whose word no server is believed; set by openCertificates
 	Drain   time.Duration                              // for requests in flight at the end; 0: the proxy's default
 	Log     *slog.Logger
 }
@@ -95,7 +96,7 @@ func openStack(ctx context.Context, cfg stackConfig) (s *stack, err error) {
 	s.onClose(events.Close)
 	s.Proxy, err = proxy.New(proxy.Config{
 		Rules: s.Rules.Current, Leaf: s.Authority.Leaf, Secrets: s.Secrets, Clients: cfg.Clients,
-		Audit: events, Log: cfg.Log, Roots: cfg.Roots, Drain: cfg.Drain,
+		Audit: events, Log: cfg.Log, Roots: cfg.Roots, Own: cfg.Own, Drain: cfg.Drain,
 	})
 	return s, err
 }
@@ -112,7 +113,7 @@ func (s *stack) openSecrets(cfg stackConfig) (env inject.Env, err error) {
 	if cfg.Log != nil {
 		tokens.Failed = newFailureLog(cfg.Log).token
 	}
-	client := tokenClient(cfg.Roots)
+	client := tokenClient(cfg.Roots, cfg.Own)
 	s.onClose(func() error {
 		tokens.Close()
 		client.CloseIdleConnections()
@@ -142,6 +143,7 @@ func (s *stack) openCertificates(cfg *stackConfig) (err error) {
 	if s.Authority, err = certs.Open(authorityDir(cfg.State)); err != nil {
 		return err
 	}
+	cfg.Own = s.Authority.Certificate()
 	path := cfg.Bundle
 	if path == "" {
 		path = bundlePath(cfg.State)
@@ -208,14 +210,14 @@ func isDir(path string) bool {
 
 // tokenClient asks token endpoints: directly, for the environment's proxy may be this one; over verified TLS; and never
 // somewhere else, for a redirect would carry the client's secret along.
-func tokenClient(roots *x509.CertPool) *http.Client {
+func tokenClient(roots *x509.CertPool, own *x509.Certificate) *http.Client {
 	return &http.Client{
 		Timeout:       30 * time.Second,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Transport: &http.Transport{
 			Proxy:                  nil,
 			DialContext:            proxy.Dial,
-			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
+			TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, VerifyConnection: proxy.NotOwn(own)},
 			TLSHandshakeTimeout:    10 * time.Second,
 			ResponseHeaderTimeout:  20 * time.Second,
 			IdleConnTimeout:        time.Minute,

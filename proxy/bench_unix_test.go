@@ -38,7 +38,7 @@ func startStock(b *testing.B, up *testCA, mitm *testCA) string {
 	g.Logger = log.New(io.Discard, "", 0)
 	g.Tr = &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: up.pool}, MaxIdleConnsPerHost: 64,
-		DialContext: (&dialer{}).dial, // for the *.localhost names
+		DialContext: (&dialer{}).within(reachAll), // for the *.localhost names
 	}
 	g.ConnectDial = nil
 	g.CertStore = &stockStore{}
@@ -152,7 +152,7 @@ func benchClient(b *testing.B, proxy string, roots *testCA, conns int) *http.Cli
 	if proxy != "" {
 		tr.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: proxy})
 	} else {
-		tr.DialContext = (&dialer{}).dial
+		tr.DialContext = (&dialer{}).within(reachAll)
 	}
 	b.Cleanup(tr.CloseIdleConnections)
 	return &http.Client{Transport: tr}

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/credproxy/credproxy/rules"
 )
 
 const dialTimeout = 10 * time.Second
@@ -16,10 +18,27 @@ const dialTimeout = 10 * time.Second
 var (
 	errLoop        = errors.New("the destination is this proxy itself")
 	errNotLoopback = errors.New("the destination is not on the loopback interface")
+	errPrivate     = errors.New("the destination is a private address")
+)
+
+// errForbidden says what the destination is, to which nothing is ever sent.
+type errForbidden string
+
+func (e errForbidden) Error() string { return "the destination is " + string(e) }
+
+// A reach is how far a connection may go. Nothing goes to this proxy itself, or where rules.ForbiddenAddr says no.
+type reach int
+
+const (
+	reachPublic   reach = iota // not to private addresses, for what passes by a rule without a credential
+	reachLoopback              // not beyond this machine, for a credential over plain http
+	reachAll
 )
 
 // A dialer opens upstream connections. The address that it checks is the address that it dials.
 type dialer struct {
+	resolver *net.Resolver // nil: net.DefaultResolver
+
 	mu  sync.RWMutex
 	own []netip.AddrPort // where this proxy listens
 }
@@ -34,43 +53,60 @@ func (d *dialer) refuse(a net.Addr) {
 	}
 }
 
-// dial connects to address, a host:port.
-func (d *dialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	return d.dialChecked(ctx, network, address, d.checkLoop)
+// within is the dial function of an http.Transport for what may go as far as r.
+func (d *dialer) within(r reach) func(ctx context.Context, network, address string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		return d.dial(ctx, network, address, r)
+	}
 }
 
 // Dial connects to address, a host:port, as the proxy does: localhost and *.localhost are loopback addresses, without
-// asking DNS (RFC 6761 section 6.3). It takes at most 10 s for each address.
+// asking DNS (RFC 6761 section 6.3), and clouds' metadata services are refused. It takes at most 10 s for each address.
 func Dial(ctx context.Context, network, address string) (net.Conn, error) {
-	return new(dialer).dial(ctx, network, address)
+	return new(dialer).dial(ctx, network, address, reachAll)
 }
 
-// dialLoopback is dial for what may only reach the loopback interface, whatever the name resolves to.
-func (d *dialer) dialLoopback(ctx context.Context, network, address string) (net.Conn, error) {
-	return d.dialChecked(ctx, network, address, func(to netip.AddrPort) error {
-		if !to.Addr().IsLoopback() {
-			return errNotLoopback
-		}
-		return d.checkLoop(to)
-	})
+// check says why nothing may be sent to an address, or nil.
+func (d *dialer) check(to netip.AddrPort, r reach) error {
+	addr := to.Addr()
+	if err := d.checkLoop(to); err != nil {
+		return err
+	}
+	if what := rules.ForbiddenAddr(addr); what != "" {
+		return errForbidden(what)
+	}
+	switch {
+	case r == reachLoopback && !addr.IsLoopback():
+		return errNotLoopback
+	case r == reachPublic && (rules.Private(addr) || isOwnAddress(addr)):
+		return errPrivate
+	}
+	return nil
 }
 
-func (d *dialer) dialChecked(ctx context.Context, network, address string, check func(netip.AddrPort) error) (net.Conn, error) {
+// dial connects to address, a host:port, if that is not beyond r. Each address that the name has is checked.
+func (d *dialer) dial(ctx context.Context, network, address string, r reach) (net.Conn, error) {
 	nd := net.Dialer{
 		Timeout:   dialTimeout,
 		KeepAlive: 30 * time.Second,
+		Resolver:  d.resolver,
 		// The kernel is about to connect to exactly this address: no second look-up can change it.
 		ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
 			to, err := netip.ParseAddrPort(address)
 			if err != nil {
 				return err
 			}
-			return check(netip.AddrPortFrom(to.Addr().Unmap(), to.Port()))
+			return d.check(netip.AddrPortFrom(to.Addr().Unmap(), to.Port()), r)
 		},
 	}
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
+	}
+	if _, err := netip.ParseAddr(host); err != nil { // an address is checked below, after the loop
+		if what := rules.Forbidden(host); what != "" {
+			return nil, errForbidden(what)
+		}
 	}
 	if !isLocalhost(host) {
 		return nd.DialContext(ctx, network, address)
@@ -87,6 +123,12 @@ func (d *dialer) dialChecked(ctx context.Context, network, address string, check
 
 func isLocalhost(host string) bool {
 	return host == "localhost" || strings.HasSuffix(host, ".localhost")
+}
+
+// namesAddress reports whether host, which is canonical, says by itself which address it is, and not a server of names.
+func namesAddress(host string) bool {
+	_, err := netip.ParseAddr(host)
+	return err == nil || isLocalhost(host)
 }
 
 // checkLoop refuses this proxy's own listeners.
@@ -133,7 +175,7 @@ func (d *dialer) isLoopbackHost(ctx context.Context, host string) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	addrs, err := d.resolver.LookupNetIP(ctx, "ip", host)
 	if err != nil || len(addrs) == 0 {
 		return false
 	}

@@ -240,7 +240,7 @@ func (c *idleConn) Close() error { c.closed.Store(true); return nil }
 
 func newDirectPool(t *testing.T) *directPool {
 	t.Helper()
-	return &newTransports(nil, &dialer{}, nil).base.direct
+	return &newTransports(&Config{}, &dialer{}).base.direct
 }
 
 // Idle connections are closed after their time, and a connection that is used in between starts anew.

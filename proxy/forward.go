@@ -33,7 +33,7 @@ func (s *Server) forward(x *exchange, req *http.Request) (*http.Response, error)
 	if !d.Allow {
 		return nil, denied(d, x.target)
 	}
-	loopback, err := s.checkPlainHTTP(req, x.target, d)
+	reach, err := s.reach(req, x.target, d)
 	if err != nil {
 		return nil, err
 	}
@@ -43,7 +43,7 @@ func (s *Server) forward(x *exchange, req *http.Request) (*http.Response, error)
 	if len(d.Inject) > 0 && s.cfg.Audit.Err() != nil {
 		return nil, faultf(auditFailed, "the audit log cannot be written, so no credential is used").advise("make room on the disk that holds the state folder")
 	}
-	p := s.transports.pick(d.TLS, loopback)
+	p := s.transports.pick(d.TLS, reach)
 	out, used, err := x.authenticate(p, req, x.takeBody(req, d), d)
 	if err != nil {
 		return nil, err
@@ -75,17 +75,28 @@ func denied(d rules.Decision, target authority) error {
 	return f.advise("see rule %q in the rules file", d.Rule)
 }
 
-// checkPlainHTTP refuses a credential over plain http, unless the rule allows it or the upstream is on this machine.
-// With loopback the connection must be held to that.
-func (s *Server) checkPlainHTTP(req *http.Request, target authority, d rules.Decision) (loopback bool, err error) {
-	if req.URL.Scheme != "http" || len(d.Inject) == 0 || d.AllowHTTP {
-		return false, nil
+// reach is how far req may go. It refuses a credential over plain http, unless the rule allows it or the upstream is on
+// this machine.
+//
+// A credential over verified TLS goes anywhere: the certificate proves the name, and internal APIs are common. What
+// a rule lets pass without one is held to public addresses, because nothing proves that the name's owner did not point
+// it at a neighbour of ours; a rule that names the address itself says so. What no rule names passes only where the default
+// is allow, and goes where it would go without the proxy.
+func (s *Server) reach(req *http.Request, target authority, d rules.Decision) (reach, error) {
+	switch plain := req.URL.Scheme == "http"; {
+	case len(d.Inject) == 0:
+		proven := !plain && d.TLS != nil && d.TLS.Cert != nil // a client certificate is a credential too
+		if d.Rule == "" || d.AllowPrivate || proven || namesAddress(target.host) {
+			return reachAll, nil
+		}
+		return reachPublic, nil
+	case !plain || d.AllowHTTP:
+		return reachAll, nil
+	case s.dialer.isLoopbackHost(req.Context(), target.host):
+		return reachLoopback, nil
 	}
-	if !s.dialer.isLoopbackHost(req.Context(), target.host) {
-		return false, faultf(plainHTTP, "rule %q does not send its credential over plain http", d.Rule).
-			advise("use https://%s, or set allow_http: true in the rule", target.host)
-	}
-	return true, nil
+	return reachPublic, faultf(plainHTTP, "rule %q does not send its credential over plain http", d.Rule).
+		advise("use https://%s, or set allow_http: true in the rule", target.host)
 }
 
 // takeBody wraps the request's body for the transport.

@@ -58,12 +58,12 @@ func TestPlainHTTP(t *testing.T) {
 func TestLoopbackOnlyDialer(t *testing.T) {
 	t.Parallel()
 	d := &dialer{}
-	if _, err := d.dialLoopback(t.Context(), "tcp", "192.0.2.1:80"); !errors.Is(err, errNotLoopback) {
+	if _, err := d.dial(t.Context(), "tcp", "192.0.2.1:80", reachLoopback); !errors.Is(err, errNotLoopback) {
 		t.Errorf("got %v, want %v", err, errNotLoopback)
 	}
 	port := plainUpstream(t, func(http.ResponseWriter, *http.Request) {})
 	for _, host := range []string{"127.0.0.1", "localhost", "a.b.localhost", "[::ffff:127.0.0.1]"} {
-		conn, err := d.dialLoopback(t.Context(), "tcp", host+":"+port)
+		conn, err := d.dial(t.Context(), "tcp", host+":"+port, reachLoopback)
 		if err != nil {
 			t.Errorf("%s: %v", host, err)
 			continue

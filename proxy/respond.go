@@ -33,6 +33,7 @@ const (
 	noRule              = "no_rule"
 	plainHTTP           = "plain_http"
 	loop                = "loop"
+	forbiddenAddress    = "forbidden_address"
 	credentialExists    = "credential_exists"
 	auditFailed         = "audit_failed"
 	upstreamTLS         = "upstream_tls"
@@ -50,6 +51,7 @@ var failures = index(
 	failure{"bad_path", 400, "http_request_denied", "Ambiguous path"},
 	failure{"denied", 403, "http_request_denied", "Denied by a rule"},
 	failure{noRule, 403, "http_request_denied", "No rule for this destination"},
+	failure{forbiddenAddress, 403, "destination_ip_prohibited", "No connection to that address"},
 	failure{credentialExists, 403, "http_request_denied", "The request carries a credential of its own"},
 	failure{nestedConnect, 405, "http_request_denied", "CONNECT inside a tunnel"},
 	failure{traceRefused, 405, "http_request_denied", "Method that repeats the credential"},
@@ -148,6 +150,12 @@ func classify(err error, host string) (slug, detail, hint string) {
 	if errors.Is(err, errLoop) {
 		return loop, "the request came back to credproxy itself", "unset HTTPS_PROXY for the service that credproxy forwards to, and use its real address"
 	}
+	if what, ok := errors.AsType[errForbidden](err); ok {
+		return forbiddenAddress, host + " is " + string(what) + "; credproxy never connects to it", "to ask it without the proxy: NO_PROXY=" + host
+	}
+	if errors.Is(err, errPrivate) {
+		return forbiddenAddress, host + " has a private address, and its rule injects nothing", "if that is right, set allow_private: true in the rule"
+	}
 	if errors.Is(err, errNotLoopback) {
 		return plainHTTP, host + " is not on this machine", "use https, or set allow_http: true in the rule"
 	}
@@ -177,6 +185,9 @@ func classify(err error, host string) (slug, detail, hint string) {
 
 // certificateProblem says in a few words why a TLS handshake failed, and what to do.
 func certificateProblem(err error) (detail, hint string, ok bool) {
+	if errors.Is(err, errOwnCA) {
+		return "its certificate is signed by credproxy's own CA", "credproxy's CA is for its clients: take it out of the rule's tls: {ca: FILE}", true
+	}
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
 		return "its certificate is signed by an unknown authority", "for a private CA set tls: {ca: FILE} in the rule", true
 	}

@@ -47,6 +47,12 @@ type Config struct {
 	Log     *slog.Logger      // nil: slog.Default
 	Roots   *x509.CertPool    // upstream roots; nil: the system's
 
+	// Own is the certificate of the CA behind Leaf. Upstreams are not believed on its word, whatever Roots and the rules'
+	// tls fields hold. Nil: there is none.
+	Own *x509.Certificate
+
+	resolver *net.Resolver // of the tests; nil: net.DefaultResolver
+
 	// Drain bounds how long Serve waits for requests in flight when it ends. 0 is 10 s.
 	Drain time.Duration
 }
@@ -81,8 +87,8 @@ func newServer(cfg Config, lim limits) (*Server, error) {
 	if cfg.Drain == 0 {
 		cfg.Drain = 10 * time.Second
 	}
-	s := &Server{cfg: cfg, limits: lim, log: cfg.Log, masks: newMasks(), dialer: &dialer{}, tunnels: newTunnelListener()}
-	s.transports = newTransports(cfg.Roots, s.dialer, cfg.Secrets)
+	s := &Server{cfg: cfg, limits: lim, log: cfg.Log, masks: newMasks(), dialer: &dialer{resolver: cfg.resolver}, tunnels: newTunnelListener()}
+	s.transports = newTransports(&cfg, s.dialer)
 	s.serverTLS = s.newServerTLS()
 	s.engine = s.newEngine()
 	s.outer = s.newHTTPServer(http.HandlerFunc(s.serveOuter))

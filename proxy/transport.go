@@ -1,11 +1,14 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/credproxy/credproxy/inject"
@@ -21,6 +24,7 @@ const maxTransports = 64
 // limits on where they may go.
 type transports struct {
 	roots   *x509.CertPool
+	own     *x509.Certificate
 	dialer  *dialer
 	secrets *secrets.Resolver
 	base    *pool
@@ -29,13 +33,13 @@ type transports struct {
 }
 
 type transportKey struct {
-	tlsID    string
-	loopback bool
+	tlsID string
+	reach reach
 }
 
-func newTransports(roots *x509.CertPool, d *dialer, s *secrets.Resolver) *transports {
-	t := &transports{roots: roots, dialer: d, secrets: s}
-	t.base = newPool(t.build(nil, false))
+func newTransports(cfg *Config, d *dialer) *transports {
+	t := &transports{roots: cfg.Roots, own: cfg.Own, dialer: d, secrets: cfg.Secrets}
+	t.base = newPool(t.build(nil, reachAll))
 	// The size is a constant above zero, so that there is no error.
 	t.others, _ = lru.NewWithEvict(maxTransports, func(_ transportKey, old *pool) { old.closeIdle() })
 	t.owned, _ = lru.NewWithEvict(maxBoundPools, func(_ boundKey, old *boundPool) { old.closeIdle() })
@@ -58,33 +62,29 @@ func (t *transports) bound(p *pool, b inject.Binder, client string) *boundPool {
 // system is the pool for the system's roots and any address.
 func (t *transports) system() *http.Transport { return t.base.transport }
 
-// pick returns the pool for settings. With loopback it connects to loopback addresses only.
-func (t *transports) pick(settings *rules.TLS, loopback bool) *pool {
-	if settings == nil && !loopback {
+// pick returns the pool for settings, whose connections go as far as r.
+func (t *transports) pick(settings *rules.TLS, r reach) *pool {
+	if settings == nil && r == reachAll {
 		return t.base
 	}
-	key := transportKey{loopback: loopback}
+	key := transportKey{reach: r}
 	if settings != nil {
 		key.tlsID = settings.ID
 	}
 	if found, ok := t.others.Get(key); ok {
 		return found
 	}
-	fresh := newPool(t.build(settings, loopback))
+	fresh := newPool(t.build(settings, r))
 	if found, ok, _ := t.others.PeekOrAdd(key, fresh); ok {
 		return found
 	}
 	return fresh
 }
 
-func (t *transports) build(settings *rules.TLS, loopback bool) *http.Transport {
-	dial := t.dialer.dial
-	if loopback {
-		dial = t.dialer.dialLoopback
-	}
+func (t *transports) build(settings *rules.TLS, r reach) *http.Transport {
 	return &http.Transport{
 		Proxy:                  nil, // never from the environment, which may name this proxy
-		DialContext:            dial,
+		DialContext:            t.dialer.within(r),
 		TLSClientConfig:        t.tlsConfig(settings),
 		ForceAttemptHTTP2:      true,
 		TLSHandshakeTimeout:    10 * time.Second,
@@ -104,6 +104,7 @@ func (t *transports) tlsConfig(settings *rules.TLS) *tls.Config {
 		MinVersion:         tls.VersionTLS12,
 		RootCAs:            t.roots,
 		ClientSessionCache: tls.NewLRUClientSessionCache(256),
+		VerifyConnection:   NotOwn(t.own),
 	}
 	if settings == nil {
 		return c
@@ -118,6 +119,28 @@ func (t *transports) tlsConfig(settings *rules.TLS) *tls.Config {
 	return c
 }
 
+var errOwnCA = errors.New("the certificate is signed by credproxy's own CA")
+
+// NotOwn returns a tls.Config's VerifyConnection that believes no server on the word of the CA own, or of one that own
+// has signed. Whoever can use that CA's key on this machine could otherwise stand between the proxy and any server.
+func NotOwn(own *x509.Certificate) func(tls.ConnectionState) error {
+	if own == nil {
+		return nil
+	}
+	ours := func(c *x509.Certificate) bool {
+		return bytes.Equal(c.RawSubjectPublicKeyInfo, own.RawSubjectPublicKeyInfo) ||
+			bytes.Equal(c.RawIssuer, own.RawSubject) && c.CheckSignatureFrom(own) == nil
+	}
+	return func(state tls.ConnectionState) error {
+		for _, chain := range state.VerifiedChains {
+			if slices.ContainsFunc(chain, ours) {
+				return errOwnCA
+			}
+		}
+		return nil
+	}
+}
+
 func (t *transports) closeIdle() {
 	t.base.closeIdle()
 	for _, other := range t.others.Values() {
@@ -128,7 +151,8 @@ func (t *transports) closeIdle() {
 	}
 }
 
-// dialTunnel opens the upstream side of a tunnel that is not decrypted.
+// dialTunnel opens the upstream side of a tunnel that is not decrypted. No rule names it and the default is allow, so it
+// goes as far as it would without the proxy, but for metadata services.
 func (t *transports) dialTunnel(ctx context.Context, to authority) (net.Conn, error) {
-	return t.dialer.dial(ctx, "tcp", to.address())
+	return t.dialer.dial(ctx, "tcp", to.address(), reachAll)
 }

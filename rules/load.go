@@ -148,6 +148,7 @@ func (l *loader) rule(order int, n *yaml.Node) *rule {
 	scope, mistaken := f.Match.Value.scope()
 	r.scope = scope
 	errs = append(errs, mistaken...)
+	errs = append(errs, f.forbidden()...)
 	errs = append(errs, f.combination()...)
 	if problem := f.plainProblem(&r.scope); problem != "" {
 		errs = append(errs, f.Match.Errorf("%s", problem))
@@ -165,7 +166,7 @@ func (l *loader) rule(order int, n *yaml.Node) *rule {
 
 // compile makes the decision that r stands for.
 func (l *loader) compile(prefix string, f *ruleField, r *rule, remove []string) {
-	r.decision = Decision{Allow: true, Rule: r.name, Line: r.line, Remove: canonicalHeaders(remove), AllowHTTP: f.AllowHTTP.Value}
+	r.decision = Decision{Allow: true, Rule: r.name, Line: r.line, Remove: canonicalHeaders(remove), AllowHTTP: f.AllowHTTP.Value, AllowPrivate: f.AllowPrivate.Value}
 	r.decision.OnExisting = map[string]OnExisting{"keep": Keep, "fail": Fail}[f.OnExisting.Value]
 	r.decision.Scrub = f.Scrub.Value == nil || *f.Scrub.Value
 	if r.deny != "" {

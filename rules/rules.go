@@ -152,6 +152,10 @@ type Decision struct {
 	// but plain http, and cannot be loaded without allow_http unless its hosts are Loopback.
 	AllowHTTP bool
 
+	// AllowPrivate says that a request which passes without a credential may go to private addresses, and not only to
+	// public ones.
+	AllowPrivate bool
+
 	Scrub bool
 	TLS   *TLS // nil: the system's roots, no client certificate
 }

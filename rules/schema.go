@@ -18,15 +18,16 @@ type fileField struct {
 }
 
 type ruleField struct {
-	Name       strict.At[string]              `yaml:"name" need:"true"`
-	Match      strict.At[matchField]          `yaml:"match" need:"true"`
-	Inject     yaml.Node                      `yaml:"inject"`
-	Deny       strict.At[string]              `yaml:"deny"`
-	Remove     strict.At[[]strict.At[string]] `yaml:"remove" some:"true"`
-	OnExisting strict.At[string]              `yaml:"on_existing" oneof:"replace|keep|fail"`
-	Scrub      strict.At[*bool]               `yaml:"scrub"`
-	AllowHTTP  strict.At[bool]                `yaml:"allow_http"`
-	TLS        strict.At[*tlsField]           `yaml:"tls"`
+	Name         strict.At[string]              `yaml:"name" need:"true"`
+	Match        strict.At[matchField]          `yaml:"match" need:"true"`
+	Inject       yaml.Node                      `yaml:"inject"`
+	Deny         strict.At[string]              `yaml:"deny"`
+	Remove       strict.At[[]strict.At[string]] `yaml:"remove" some:"true"`
+	OnExisting   strict.At[string]              `yaml:"on_existing" oneof:"replace|keep|fail"`
+	Scrub        strict.At[*bool]               `yaml:"scrub"`
+	AllowHTTP    strict.At[bool]                `yaml:"allow_http"`
+	AllowPrivate strict.At[bool]                `yaml:"allow_private"`
+	TLS          strict.At[*tlsField]           `yaml:"tls"`
 }
 
 type matchField struct {
@@ -98,6 +99,8 @@ func (f *ruleField) combination() strict.Errors {
 		{"on_existing", f.OnExisting.Pos, injects, "without inject"},
 		{"scrub", f.Scrub.Pos, injects, "without inject"},
 		{"allow_http", f.AllowHTTP.Pos, injects, "without inject"},
+		{"allow_private", f.AllowPrivate.Pos, !denies, "in a deny rule"},
+		{"allow_private", f.AllowPrivate.Pos, !injects, "with inject: what has a credential may go to private addresses"},
 	} {
 		if e.at.Line != 0 && !e.effect {
 			errs = append(errs, e.at.Errorf("%s has no effect %s", e.field, e.where))
@@ -120,6 +123,19 @@ func (f *ruleField) plainProblem(s *scope) string {
 		}
 	}
 	return ""
+}
+
+// forbidden finds hosts to which no request ever goes. A deny rule may name them, for a reason of its own.
+func (f *ruleField) forbidden() (errs strict.Errors) {
+	if f.Deny.Line != 0 {
+		return nil
+	}
+	for _, h := range f.Match.Value.Host {
+		if what := Forbidden(h.Value); what != "" {
+			errs = append(errs, h.Errorf("match: never reached: %s is %s, and no request goes there", h.Value, what))
+		}
+	}
+	return errs
 }
 
 // canonicalHeaders returns names in canonical form, each once.
