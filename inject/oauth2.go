@@ -391,7 +391,7 @@ func (g *grant) distrust(now []secrets.Value) string {
 // advice is what to do about a failure that no new secret helps against.
 func (g *grant) advice(e *oauth.Error) string {
 	switch {
-	case e.Status == 0:
+	case e.Status == 0 || e.Slug() == "token_timeout":
 		return "is " + cmp.Or(e.Host, g.host) + " reachable from this machine?"
 	case e.Status == http.StatusTooManyRequests || e.Status >= http.StatusInternalServerError:
 		return "wait; credproxy asks " + cmp.Or(e.Host, g.host) + " again by itself"

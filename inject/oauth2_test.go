@@ -1,6 +1,7 @@
 package inject_test
 
 import (
+	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -253,6 +254,36 @@ func TestClientThatLeavesDoesNotStopTheRenewal(t *testing.T) {
 	}
 }
 
+// byteByByte keeps an answer going for as long as anyone listens.
+func byteByByte(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = io.WriteString(w, "{")
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		_ = http.NewResponseController(w).Flush()
+		select {
+		case <-tick.C:
+			_, _ = io.WriteString(w, " ")
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+// bomb is an answer of 1 GiB in less than 1 MiB.
+func bomb(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Encoding", "gzip")
+	z := gzip.NewWriter(w)
+	for range 1 << 10 {
+		if _, err := z.Write(make([]byte, 1<<20)); err != nil {
+			return
+		}
+	}
+	_ = z.Close()
+}
+
 // TestRotationIsStoredBeforeUse looks at the keyring at the moment when the upstream first sees the access token.
 func TestRotationIsStoredBeforeUse(t *testing.T) {
 	t.Parallel()
@@ -355,6 +386,9 @@ func TestBadTokenEndpoints(t *testing.T) {
 	}{
 		{"down", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, "token_refresh_failed", "refresh-token-0", "reachable"},
 		{"slow", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, "token_timeout", "refresh-token-0", "reachable"},
+		{"byte by byte without end", byteByByte, "token_timeout", "refresh-token-0", "reachable"},
+		{"gzip bomb", bomb, "token_refresh_failed", "refresh-token-0", "check token_url"},
+		{"redirect 308", redirect(308), "token_refresh_failed", "refresh-token-0", "check token_url"},
 		{"500", text(500, "text/plain", "oops"), "token_refresh_failed", "refresh-token-0", "again by itself"},
 		{"not JSON", text(200, "text/html", "<p>sign in"), "token_refresh_failed", "refresh-token-0", "check token_url"},
 		{"invalid_grant", text(400, "application/json", `{"error":"invalid_grant"}`), "token_expired", "refresh-token-0", "credproxy secret set rt"},
