@@ -27,6 +27,7 @@ type Event struct {
 	Received int64         `json:"received"`          // body bytes from the upstream
 	Duration time.Duration `json:"duration_ns"`
 	Error    string        `json:"error,omitempty"` // the failure's slug
+	Trial    string        `json:"trial,omitempty"` // the slug of the refusal that default: deny would be
 }
 
 // Bounds of what clients write into an Event: a path may be as long as a header.

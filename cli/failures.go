@@ -49,6 +49,8 @@ func (f *failureLog) request(e audit.Event) {
 		f.write(e, slog.LevelInfo, "request refused", slog.String("reason", e.Reason))
 	case e.Decision == "refuse":
 		f.write(e, slog.LevelWarn, "request refused", slog.String("reason", e.Reason))
+	case e.Trial != "":
+		f.write(e, slog.LevelInfo, "no rule matches: default: deny would refuse it", slog.String("would_be", e.Trial))
 	case e.Decision == "inject" && e.Status == http.StatusUnauthorized:
 		f.write(e, slog.LevelWarn, "the server answered 401 to the credential", slog.Any("secrets", e.Secrets))
 	}

@@ -33,7 +33,7 @@ const (
 	statusNotFound      = 127
 )
 
-type runFlags struct{ quiet, summary bool }
+type runFlags struct{ quiet, summary, deny bool }
 
 func newRunCommand(o *options) *cobra.Command {
 	var f runFlags
@@ -60,6 +60,7 @@ variable, it sees that.`,
 	}
 	cmd.Flags().SetInterspersed(false)
 	cmd.Flags().BoolVar(&f.summary, "summary", false, "print a summary at the end (default if stderr is a terminal)")
+	cmd.Flags().BoolVar(&f.deny, "deny-unmatched", false, "refuse what no rule matches, whatever the rules file says")
 	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "print no summary and no reloads")
 	return cmd
 }
@@ -76,6 +77,7 @@ func run(ctx context.Context, stderr io.Writer, o *options, f runFlags, args []s
 	var counts summary
 	p, err := startPrivate(ctx, o, stackConfig{
 		Log:     log,
+		Deny:    f.deny,
 		Events:  []func(audit.Event){counts.add},
 		Changed: func(set *rules.Set, err error) { reportBrokenRules(stderr, f, err) },
 	})

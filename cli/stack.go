@@ -40,6 +40,7 @@ type stackConfig struct {
 	Bundle    string   // where to write the bundle of roots; "": beside the CA
 	Inherited []string // files of roots that belong into the bundle
 
+	Deny    bool                                       // what no rule matches is refused, whatever the rules say
 	Clients func(*http.Request) (name string, ok bool) // who is asking; nil: everybody
 	Changed func(*rules.Set, error)                    // after each reload; nil: nobody cares
 	Events  []func(audit.Event)                        // who sees each request
@@ -80,7 +81,7 @@ func openStack(ctx context.Context, cfg stackConfig) (s *stack, err error) {
 	if err != nil {
 		return s, err
 	}
-	s.Rules, err = rules.Watch(ctx, rules.WatchConfig{Path: cfg.Rules, Env: env, Changed: cfg.Changed})
+	s.Rules, err = rules.Watch(ctx, rules.WatchConfig{Path: cfg.Rules, Env: env, Changed: cfg.Changed, Deny: cfg.Deny})
 	if err != nil {
 		return s, err
 	}

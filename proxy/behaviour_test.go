@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -101,6 +102,31 @@ func TestDefaultDenyRefusesTheTunnel(t *testing.T) {
 		t.Fatal(err)
 	}
 	refused(t, plain, 403, "no_rule")
+}
+
+// On trial everything passes, and what deny would refuse is on record.
+func TestDefaultAuditPassesAndReports(t *testing.T) {
+	t.Parallel()
+	ca := newTestCA(t, "upstream")
+	up := startUpstream(t, ca, false, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "hello") })
+	plain := plainUpstream(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "hello") })
+	p := startProxy(t, ca, "default: audit\n"+bearerRule(t, "api.localhost", up.port))
+	c := p.client(t, false)
+	c.Transport.(*http.Transport).TLSClientConfig.RootCAs = ca.pool // what is tunnelled shows its own certificate
+	for _, url := range []string{up.url("other.localhost", "/"), "http://other.localhost:" + plain + "/"} {
+		if resp, body := mustGet(t, c, url); resp.StatusCode != 200 || body != "hello" {
+			t.Errorf("%s: %s %q", url, resp.Status, body)
+		}
+	}
+	c.CloseIdleConnections()
+	mustGet(t, p.client(t, false), up.url("api.localhost", "/"))
+	got := map[string]int{}
+	for _, e := range p.events.wait(t, 3) {
+		got[e.Decision+" "+e.Trial]++
+	}
+	if want := map[string]int{"tunnel no_rule": 1, "pass no_rule": 1, "inject ": 1}; !maps.Equal(got, want) {
+		t.Errorf("audit: %v, want %v", got, want)
+	}
 }
 
 // E2: a panic while one request is served harms no other and says nothing.

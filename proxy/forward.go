@@ -30,6 +30,9 @@ func (s *Server) RoundTrip(req *http.Request, _ *goproxy.ProxyCtx) (*http.Respon
 func (s *Server) forward(x *exchange, req *http.Request) (*http.Response, error) {
 	d := s.cfg.Rules().Decide(x.client, req)
 	x.event.Rule, x.event.Decision = d.Rule, "pass"
+	if d.Trial {
+		x.event.Trial = noRule
+	}
 	if !d.Allow {
 		return nil, denied(d, x.target)
 	}

@@ -36,6 +36,9 @@ func (s *Server) tunnel(r *http.Request, conn net.Conn, client string, target au
 	}
 	defer s.live.remove(&closeBoth)
 	event := audit.Event{Time: start, Client: client, Method: r.Method, Host: target.hostHeader("https"), Decision: "tunnel"}
+	if s.cfg.Rules().Trial() {
+		event.Trial = noRule
+	}
 	if _, err := io.WriteString(conn, established); err != nil {
 		closeBoth()
 		event.Error = clientGone

@@ -67,10 +67,15 @@ func (s *Set) Decide(client string, req *http.Request) Decision {
 		return Decision{Rule: r.name, Line: r.line, Slug: "bad_path", Reason: q.problem}
 	case r == nil && !s.allow:
 		return Decision{Slug: "no_rule", Reason: "no rule matches " + q.host + ", and the default is deny"}
-	case r == nil && limited:
-		return Decision{Allow: true, Reason: "no rule matches; the default is allow", Remove: overrides}
 	case r == nil:
-		return Decision{Allow: true, Reason: "no rule matches; the default is allow"}
+		d := Decision{Allow: true, Reason: "no rule matches; the default is allow"}
+		if s.trial {
+			d.Trial, d.Reason = true, "no rule matches; the default is audit: deny would refuse it"
+		}
+		if limited {
+			d.Remove = overrides
+		}
+		return d
 	case limited:
 		return r.limited
 	}

@@ -95,7 +95,7 @@ func (l *loader) file(root *yaml.Node) *Set {
 		// Also what is there of a file while somebody writes it in pieces.
 		l.errs = append(l.errs, strict.Errorf(root, `missing field "rules"; to have none, write rules: []`))
 	}
-	s := &Set{allow: f.Default != "deny"}
+	s := &Set{allow: f.Default != "deny", trial: f.Default == "audit"}
 	nodes := make(map[*rule]*yaml.Node)
 	for i := range f.Rules {
 		if r := l.rule(i, &f.Rules[i]); r != nil {

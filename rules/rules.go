@@ -31,6 +31,7 @@ type Set struct {
 	rules []*rule // in file order
 	index index
 	allow bool // what becomes of a request that no rule matches
+	trial bool // it passes, and is reported
 	files []string
 }
 
@@ -93,6 +94,19 @@ func (s *Set) Markers(client string) []inject.Marker {
 	return out
 }
 
+// Trial reports whether what no rule matches passes for now, to be reported as what default: deny would refuse.
+func (s *Set) Trial() bool { return s.trial }
+
+// denying is s with default: deny.
+func (s *Set) denying() *Set {
+	if s == nil {
+		return nil
+	}
+	d := *s
+	d.allow, d.trial = false, false
+	return &d
+}
+
 // A rule is one rule, ready for matching.
 type rule struct {
 	scope
@@ -130,6 +144,7 @@ const (
 // A Decision says what to do with one request, and why.
 type Decision struct {
 	Allow  bool
+	Trial  bool   // it passes only because the default is audit
 	Rule   string // name, or empty if none matched
 	Line   int    // where the rule stands; 0 if none matched
 	Slug   string // why not, if not Allow: denied, no_rule, bad_path, or bad_request for a host that is no host name

@@ -13,7 +13,7 @@ import (
 
 type fileField struct {
 	Version strict.At[int] `yaml:"version"`
-	Default string         `yaml:"default" oneof:"allow|deny"`
+	Default string         `yaml:"default" oneof:"allow|deny|audit"`
 	Rules   []yaml.Node    `yaml:"rules" null:"true"`
 }
 

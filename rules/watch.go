@@ -56,6 +56,7 @@ type WatchConfig struct {
 	// error that kept the old one. A broken file is reported once, until it changes again. It must not call Reload
 	// or Close. nil: nobody wants to know.
 	Changed func(*Set, error)
+	Deny    bool          // what no rule matches is refused, whatever the file says
 	Poll    time.Duration // backstop for file systems without notification; 0 is 2 s
 }
 
@@ -137,6 +138,9 @@ func (w *Watcher) load(data []byte) (*Set, error) {
 		set, err := Parse(w.cfg.Path, data, w.cfg.Env)
 		files := filesOf(set, err)
 		if slices.Equal(files, w.files) {
+			if w.cfg.Deny {
+				set = set.denying()
+			}
 			return set, err
 		}
 		w.files = files
