@@ -36,6 +36,10 @@ func (s *Server) forward(x *exchange, req *http.Request) (*http.Response, error)
 	if !d.Allow {
 		return nil, denied(d, x.target)
 	}
+	if len(d.Inject) > 0 && !d.Browser && fromPage(req, x.target) {
+		return nil, faultf(browserRequest, "a browser sent this, and a page in it must not use the credential of rule %q", d.Rule).
+			advise("if it is to be used in a browser, set browser: true in the rule")
+	}
 	reach, err := s.reach(req, x.target, d)
 	if err != nil {
 		return nil, err

@@ -34,6 +34,7 @@ const (
 	plainHTTP           = "plain_http"
 	loop                = "loop"
 	forbiddenAddress    = "forbidden_address"
+	browserRequest      = "browser_request"
 	credentialExists    = "credential_exists"
 	auditFailed         = "audit_failed"
 	upstreamTLS         = "upstream_tls"
@@ -52,6 +53,7 @@ var failures = index(
 	failure{"denied", 403, "http_request_denied", "Denied by a rule"},
 	failure{noRule, 403, "http_request_denied", "No rule for this destination"},
 	failure{forbiddenAddress, 403, "destination_ip_prohibited", "No connection to that address"},
+	failure{browserRequest, 403, "http_request_denied", "Not for pages in a browser"},
 	failure{credentialExists, 403, "http_request_denied", "The request carries a credential of its own"},
 	failure{nestedConnect, 405, "http_request_denied", "CONNECT inside a tunnel"},
 	failure{traceRefused, 405, "http_request_denied", "Method that repeats the credential"},

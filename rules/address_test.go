@@ -110,7 +110,7 @@ func TestForbidden(t *testing.T) {
 	}
 }
 
-func TestRulesForForbiddenHosts(t *testing.T) {
+func TestRulesAboutReachAndBrowsers(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ rule, want string }{
 		{"{name: a, match: {host: 169.254.169.254, scheme: http}}", "never reached: 169.254.169.254 is a link-local address"},
@@ -120,6 +120,9 @@ func TestRulesForForbiddenHosts(t *testing.T) {
 		{"{name: a, match: {host: a.test}, allow_private: true}", ""},
 		{"{name: a, match: {host: a.test}, allow_private: true, deny: x}", "allow_private has no effect in a deny rule"},
 		{"{name: a, match: {host: a.test}, allow_private: true, inject: {type: bearer, token: env:A}}", "allow_private has no effect with inject"},
+		{"{name: a, match: {host: a.test}, browser: true, inject: {type: bearer, token: env:A}}", ""},
+		{"{name: a, match: {host: a.test}, browser: true}", "browser has no effect without inject"},
+		{"{name: a, match: {host: a.test}, browser: yes, inject: {type: bearer, token: env:A}}", "browser"},
 		{"{name: a, match: {host: a.test}, allow_privat: true}", `(did you mean "allow_private"?)`},
 	} {
 		_, err := Parse("rules.yaml", []byte("version: 1\nrules: ["+tt.rule+"]"), inject.Env{})

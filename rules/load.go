@@ -168,6 +168,7 @@ func (l *loader) rule(order int, n *yaml.Node) *rule {
 func (l *loader) compile(prefix string, f *ruleField, r *rule, remove []string) {
 	r.decision = Decision{Allow: true, Rule: r.name, Line: r.line, Remove: canonicalHeaders(remove), AllowHTTP: f.AllowHTTP.Value, AllowPrivate: f.AllowPrivate.Value}
 	r.decision.OnExisting = map[string]OnExisting{"keep": Keep, "fail": Fail}[f.OnExisting.Value]
+	r.decision.Browser = f.Browser.Value
 	r.decision.Scrub = f.Scrub.Value == nil || *f.Scrub.Value
 	if r.deny != "" {
 		r.decision = Decision{Rule: r.name, Line: r.line, Slug: "denied", Reason: r.deny}

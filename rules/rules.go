@@ -171,6 +171,9 @@ type Decision struct {
 	// public ones.
 	AllowPrivate bool
 
+	// Browser says that a page in a browser may use the credential.
+	Browser bool
+
 	Scrub bool
 	TLS   *TLS // nil: the system's roots, no client certificate
 }

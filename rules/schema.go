@@ -27,6 +27,7 @@ type ruleField struct {
 	Scrub        strict.At[*bool]               `yaml:"scrub"`
 	AllowHTTP    strict.At[bool]                `yaml:"allow_http"`
 	AllowPrivate strict.At[bool]                `yaml:"allow_private"`
+	Browser      strict.At[bool]                `yaml:"browser"`
 	TLS          strict.At[*tlsField]           `yaml:"tls"`
 }
 
@@ -99,6 +100,7 @@ func (f *ruleField) combination() strict.Errors {
 		{"on_existing", f.OnExisting.Pos, injects, "without inject"},
 		{"scrub", f.Scrub.Pos, injects, "without inject"},
 		{"allow_http", f.AllowHTTP.Pos, injects, "without inject"},
+		{"browser", f.Browser.Pos, injects, "without inject"},
 		{"allow_private", f.AllowPrivate.Pos, !denies, "in a deny rule"},
 		{"allow_private", f.AllowPrivate.Pos, !injects, "with inject: what has a credential may go to private addresses"},
 	} {

@@ -38,7 +38,7 @@ func newSource(data []byte, root *yaml.Node) *source {
 var shownFields = map[string]*regexp.Regexp{
 	"version": word, "default": word,
 	"rules.name": word, "rules.deny": prose, "rules.remove": word, "rules.on_existing": word,
-	"rules.scrub": word, "rules.allow_http": word, "rules.allow_private": word, "rules.inject": nil,
+	"rules.scrub": word, "rules.allow_http": word, "rules.allow_private": word, "rules.browser": word, "rules.inject": nil,
 	"rules.match.host": hostname, "rules.match.scheme": word, "rules.match.port": word,
 	"rules.match.methods": word, "rules.match.paths": address, "rules.match.clients": word,
 	"rules.tls.ca": address, "rules.tls.cert": address, "rules.tls.server_name": word,
