@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/credproxy/credproxy/rules"
 	"github.com/credproxy/credproxy/secrets"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -129,17 +130,13 @@ func (o *options) stateDir() (string, error) {
 	if err != nil {
 		return "", &failure{slug: slugState, text: "making the state folder", next: "choose another folder with --state", err: err}
 	}
-	info, err := os.Stat(dir)
-	if err != nil {
-		return "", &failure{slug: slugState, text: "making the state folder", next: "choose another folder with --state", err: err}
-	}
 	// Whoever can write here can replace keys, or lead what we write elsewhere.
-	if who := othersWrite(info); who != "" {
+	if flaws := rules.Flaws(dir); len(flaws) > 0 {
 		next := "choose another folder with --state, one that only you can write to"
 		if o.state == "" { // a folder that somebody named may be everybody's, and is not to be closed
-			next = "chmod 700 " + quote(dir)
+			next = flaws[0].Next
 		}
-		return "", &failure{slug: slugState, text: "the state folder " + dir + " " + who, next: next}
+		return "", &failure{slug: slugState, text: "the state folder " + dir + " is not safe: " + flaws[0].Why, next: next}
 	}
 	return dir, nil
 }

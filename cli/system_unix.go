@@ -11,18 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// othersWrite says why other users can write to a folder, or nothing. Users often have a group of their own, so a group
-// may write.
-func othersWrite(info os.FileInfo) string {
-	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
-		return "belongs to somebody else"
-	}
-	if info.Mode().Perm()&0o002 != 0 {
-		return "can be written by every user of this machine"
-	}
-	return ""
-}
-
 // alive reports whether there is a process pid.
 func alive(pid int) bool {
 	err := syscall.Kill(pid, 0)

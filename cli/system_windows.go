@@ -8,9 +8,6 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// othersWrite says nothing: a folder in a user's profile is the user's alone there.
-func othersWrite(os.FileInfo) string { return "" }
-
 // alive reports whether there is a process pid.
 func alive(pid int) bool {
 	p, err := os.FindProcess(pid)

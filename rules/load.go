@@ -3,9 +3,7 @@ package rules
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 
@@ -24,23 +22,18 @@ func Load(path string, env inject.Env) (*Set, error) {
 }
 
 func unreadable(path string, err error) (*Set, error) {
+	if e, ok := errors.AsType[exposed](err); ok {
+		return nil, refused(path, e)
+	}
 	return nil, &FileError{Path: path, Mistakes: []Mistake{{Path: path, Text: "reading rules: " + err.Error()}}, cause: err}
 }
 
+// readRules reads the file, unless others can change it: who can write the rules can send the secrets anywhere.
 func readRules(path string) ([]byte, error) {
-	data, err := readBounded(path, strict.MaxSize)
-	if err != nil {
+	if err := safely(path); err != nil {
 		return nil, err
 	}
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, bare(err)
-	}
-	// Whoever can write the rules can send the secrets anywhere.
-	if runtime.GOOS != "windows" && info.Mode().Perm()&0o002 != 0 {
-		return nil, fmt.Errorf("every user of this machine can write the file; type chmod o-w %s", path)
-	}
-	return data, nil
+	return readBounded(path, strict.MaxSize)
 }
 
 // Parse is Load for data that stands, or will stand, at path.
@@ -247,6 +240,9 @@ func (l *loader) read(path string) ([]byte, error) {
 	path = absolute(l.dir, path)
 	if !slices.Contains(l.files, path) {
 		l.files = append(l.files, path)
+	}
+	if err := safely(path); err != nil { // it says whom to believe
+		return nil, err
 	}
 	return readBounded(path, strict.MaxSize)
 }

@@ -228,8 +228,11 @@ func TestLoadRefuses(t *testing.T) {
 		}
 		// Where there is nothing to read, check has no more to say.
 		wantHint := "ls -ld " + tt.path
-		if tt.name == "empty" {
+		switch tt.name {
+		case "empty":
 			wantHint = "credproxy check --rules " + tt.path
+		case "writable by everyone":
+			wantHint = "chmod go-w " + tt.path
 		}
 		if e.Hint() != wantHint {
 			t.Errorf("%s: hint %q, want %q", tt.name, e.Hint(), wantHint)

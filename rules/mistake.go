@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -60,14 +61,17 @@ func (e *FileError) Slug() string { return "rules_invalid" }
 
 // Hint is the next command to type.
 func (e *FileError) Hint() string {
-	path := e.Path
-	if strings.ContainsAny(path, " '\"$`\\&;|<>()*?") {
-		path = "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
+	if found, ok := errors.AsType[exposed](e.cause); ok {
+		var all []string
+		for _, f := range found {
+			all = append(all, f.Next)
+		}
+		return strings.Join(all, "\n")
 	}
 	if e.cause != nil {
-		return "ls -ld " + path
+		return "ls -ld " + shellQuote(e.Path)
 	}
-	return "credproxy check --rules " + path
+	return "credproxy check --rules " + shellQuote(e.Path)
 }
 
 func newFileError(path string, errs strict.Errors, show func(line, column int) (string, int)) *FileError {

@@ -165,7 +165,7 @@ func (w *Watcher) digest(data []byte, err error) [sha256.Size]byte {
 	fmt.Fprintf(h, "%d:%s%v", len(data), data, err)
 	for _, f := range w.files {
 		content, err := readBounded(f, strict.MaxSize)
-		fmt.Fprintf(h, "%d:%s%v", len(content), content, err)
+		fmt.Fprintf(h, "%d:%s%v%v", len(content), content, err, safely(f))
 	}
 	return [sha256.Size]byte(h.Sum(nil))
 }
