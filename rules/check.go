@@ -114,10 +114,7 @@ func and(words []string) string {
 	return strings.Join(words[:last], ", ") + " and " + words[last]
 }
 
-var (
-	namePattern   = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
-	clientPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@:-]{0,127}$`)
-)
+var namePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
 
 var knownMethods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"}
 
@@ -142,8 +139,8 @@ func clientProblem(c string) string {
 	switch {
 	case c == "*":
 		return "leave clients out to match every client"
-	case !clientPattern.MatchString(c):
-		return `a client's name is made of letters, digits, ".", "_", "-", "@" and ":"`
+	case !namePattern.MatchString(c): // it stands in the proxy's URL as it is
+		return `a client's name is made of small letters, digits, ".", "_" and "-", at most 64`
 	}
 	return ""
 }

@@ -75,6 +75,19 @@ func (s *Set) Rules() []Rule {
 	return out
 }
 
+// Clients lists the names that rules have under clients, each once, in file order.
+func (s *Set) Clients() []string {
+	var out []string
+	for _, r := range s.rules {
+		for _, name := range r.clients {
+			if !slices.Contains(out, name) {
+				out = append(out, name)
+			}
+		}
+	}
+	return out
+}
+
 // Credentials lists what rule i of Rules injects.
 func (s *Set) Credentials(i int) []inject.Credential { return slices.Clone(s.rules[i].decision.Inject) }
 
