@@ -18,7 +18,7 @@ const module = "github.com/credproxy/credproxy"
 // arrows says who may import whom. Nothing else may.
 var arrows = map[string][]string{
 	"":                  {"cli"},
-	"cli":               {"proxy", "certs", "audit", "rules", "inject", "oauth", "secrets", "internal/strict"},
+	"cli":               {"proxy", "certs", "audit", "rules", "inject", "oauth", "secrets", "clients", "internal/strict"},
 	"proxy":             {"rules", "inject", "audit", "secrets", "internal/mask"},
 	"rules":             {"inject", "secrets", "internal/strict"},
 	"inject":            {"oauth", "secrets", "internal/strict"},
@@ -27,6 +27,7 @@ var arrows = map[string][]string{
 	"secrets/dbusguard": {},
 	"certs":             {},
 	"audit":             {},
+	"clients":           {},
 	"internal/mask":     {},
 	"internal/strict":   {},
 	"internal/testneed": {},
