@@ -51,6 +51,26 @@ func (s *Server) connect(r *http.Request, conn net.Conn, _ *goproxy.ProxyCtx) {
 	}
 }
 
+// A stranger's error may say more to the audit log than to the client, and may ask not to be written down each time.
+type stranger interface {
+	slugged
+	Remark() string
+	Silent() bool
+	Drop() bool // the connection is closed without an answer
+}
+
+// recordRefusal writes the audit event of a request that was refused before it entered the pipeline.
+func (s *Server) recordRefusal(r *http.Request, client string, err slugged, status int) {
+	e := refusalEvent(r, client, err, status)
+	if known, ok := err.(stranger); ok {
+		if known.Silent() {
+			return
+		}
+		e.Reason += " (" + known.Remark() + ")"
+	}
+	s.cfg.Audit.Write(e)
+}
+
 // refusalEvent is the audit event of a request that was refused before it entered the pipeline.
 func refusalEvent(r *http.Request, client string, err slugged, status int) audit.Event {
 	host := "" // if it is not a host name, a client may have put anything there: it is not logged

@@ -20,6 +20,7 @@ const recordTypeHandshake = 0x16
 type tunnelConn struct {
 	prefixConn
 	client string
+	opened *http.Request // the CONNECT
 	target authority
 
 	tls     bool
@@ -43,7 +44,7 @@ func (s *Server) intercept(r *http.Request, conn net.Conn, client string, target
 		return
 	}
 	defer s.live.remove(&closeConn)
-	t := &tunnelConn{prefixConn: prefixConn{Conn: conn}, client: client, target: target}
+	t := &tunnelConn{prefixConn: prefixConn{Conn: conn}, client: client, opened: r, target: target}
 	_ = conn.SetDeadline(deadline(s.limits.header))
 	if _, err := conn.Write([]byte(established)); err != nil || !t.sniff() {
 		closeConn()
@@ -130,6 +131,8 @@ func (s *Server) serveInner(w http.ResponseWriter, r *http.Request) {
 		scheme = "https"
 	}
 	switch {
+	case s.cfg.Known != nil && !s.cfg.Known(t.opened):
+		s.refuse(w, r, t.client, faultf(clientUnknown, "the client's token was removed").advise("credproxy client add NAME"))
 	case r.Method == http.MethodConnect:
 		s.refuse(w, r, t.client, faultf(nestedConnect, "a tunnel inside a tunnel is not possible"))
 	case t.sni != "" && !t.target.names(t.sni):

@@ -28,6 +28,7 @@ const (
 	badRequest          = "bad_request"
 	nestedConnect       = "nested_connect"
 	proxyAuth           = "proxy_auth"
+	clientUnknown       = "client_unknown"
 	traceRefused        = "trace_refused"
 	misdirected         = "misdirected"
 	noRule              = "no_rule"
@@ -62,6 +63,7 @@ var failures = index(
 	failure{"body_too_large", 413, "http_request_error", "Body too large for the credential"},
 	failure{"header_too_large", 431, "http_request_error", "Header too large with the credential"},
 	failure{proxyAuth, 407, "http_request_denied", "Proxy authentication required"},
+	failure{clientUnknown, 403, "http_request_denied", "Client not known any more"}, // in a tunnel, where 407 would be the server's
 	failure{misdirected, 421, "http_request_error", "Not the host that the tunnel was opened for"},
 	failure{internal, 500, "proxy_internal_error", "credproxy failed"},
 	failure{plainHTTP, 502, "http_request_denied", "No credential over plain http"},
@@ -256,7 +258,7 @@ func structuredString(s string) string {
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, client string, err error) {
 	known := explained(err)
 	f, header, body := refusal(known, "")
-	s.cfg.Audit.Write(refusalEvent(r, client, known, f.status))
+	s.recordRefusal(r, client, known, f.status)
 	for name, values := range header {
 		w.Header()[name] = values
 	}
@@ -271,7 +273,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, client string, e
 func (s *Server) refuseRaw(conn net.Conn, r *http.Request, client string, err error) {
 	known := explained(err)
 	f, header, body := refusal(known, "")
-	s.cfg.Audit.Write(refusalEvent(r, client, known, f.status))
+	s.recordRefusal(r, client, known, f.status)
 	// curl --proxy-anyauth waits on the same connection unless it is told that it closes.
 	header.Set("Connection", "close")
 	header.Set("Proxy-Connection", "close")
@@ -289,7 +291,13 @@ func (s *Server) refuseRaw(conn net.Conn, r *http.Request, client string, err er
 
 // refuseClient answers a client that did not say who it is.
 func (s *Server) refuseClient(w http.ResponseWriter, r *http.Request) {
-	err := faultf(proxyAuth, "the run token is missing or wrong").advise("start with: credproxy run -- CMD")
+	var err error = faultf(proxyAuth, "the run token is missing or wrong").advise("start with: credproxy run -- CMD")
+	if s.cfg.Stranger != nil {
+		err = s.cfg.Stranger(r)
+	}
+	if known, ok := err.(stranger); ok && known.Drop() {
+		panic(http.ErrAbortHandler)
+	}
 	if r.Method != http.MethodConnect {
 		s.refuse(w, r, "", err)
 		return

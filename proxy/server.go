@@ -42,6 +42,15 @@ type Config struct {
 	// Clients says who is asking, from the headers of the CONNECT or plain request. Nil: everybody, with the name "".
 	Clients func(*http.Request) (name string, ok bool)
 
+	// Conn is told of each connection to the proxy's port. What it adds to the context, Clients finds in the request's.
+	Conn func(context.Context, net.Conn) context.Context // nil: nobody wants to know
+
+	// Known reports whether who opened a tunnel with this CONNECT may still use it. It is asked for each request in it.
+	Known func(connect *http.Request) bool // nil: yes
+
+	// Stranger says what to tell a client that Clients does not know, as an error of the slug proxy_auth. It may wait.
+	Stranger func(*http.Request) error // nil: to start with credproxy run
+
 	Secrets *secrets.Resolver // resolves the keys of rules' tls fields; nil: there are none
 	Audit   *audit.Log        // nil: no audit
 	Log     *slog.Logger      // nil: slog.Default
@@ -93,6 +102,7 @@ func newServer(cfg Config, lim limits) (*Server, error) {
 	s.engine = s.newEngine()
 	s.outer = s.newHTTPServer(http.HandlerFunc(s.serveOuter))
 	s.inner = s.newHTTPServer(http.HandlerFunc(s.serveInner))
+	s.outer.ConnContext = cfg.Conn
 	s.inner.ConnContext = withTunnel
 	return s, nil
 }
