@@ -54,7 +54,7 @@ credential on each request, as the rules file says, with secrets from the keyrin
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error { return o.fromEnvironment(cmd) },
 	})
 	root.AddCommand(
-		newServeCommand(o), newRunCommand(o), newEnvCommand(o),
+		newServeCommand(o), newRunCommand(o), newEnvCommand(o), newClientCommand(o),
 		newSecretCommand(o), newLoginCommand(o), newLogoutCommand(o), newCheckCommand(o), newExplainCommand(o),
 		newCACommand(o), newAuditCommand(o), newVersionCommand(), newDemoCommand(),
 	)
@@ -132,12 +132,16 @@ func unknownCommand(parent *cobra.Command, name string) error {
 
 // elsewhere finds what name means one level deeper, or as a program.
 func elsewhere(parent *cobra.Command, name string) []string {
+	var found []string
 	for _, group := range parent.Commands() {
 		for _, cmd := range group.Commands() {
 			if group.Name() != "completion" && (cmd.Name() == name || slices.Contains(cmd.SuggestFor, name)) {
-				return []string{group.Name() + " " + cmd.Name()}
+				found = append(found, group.Name()+" "+cmd.Name())
 			}
 		}
+	}
+	if len(found) > 0 {
+		return found
 	}
 	if _, err := exec.LookPath(name); err == nil && !parent.HasParent() && commandWord.MatchString(name) {
 		return []string{"run -- " + name}

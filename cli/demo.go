@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/credproxy/credproxy/audit"
+	"github.com/credproxy/credproxy/clients"
 	"github.com/credproxy/credproxy/rules"
 	"github.com/credproxy/credproxy/secrets"
 	"github.com/spf13/cobra"
@@ -89,7 +90,9 @@ type demo struct {
 	log     *os.File
 	stack   *stack
 	changes chan rulesChange
-	proxy   string // URL
+	token   string // the proxy's, for the demo's clients
+	address string // the proxy's
+	proxy   string // URL, with the token
 	client  demoClient
 	started demoProcesses
 	heard   strings.Builder // all that clients received
@@ -164,7 +167,7 @@ func (d *demo) open(ctx context.Context) error {
 		return err
 	}
 	d.table.say("proxy       %s with %s, where references stand in place of secrets, such as",
-		d.proxy, plural(len(d.stack.Rules.Current().Rules()), "rule"))
+		"http://"+d.address, plural(len(d.stack.Rules.Current().Rules()), "rule"))
 	d.table.quote(demoRule(d.list[0], d.sample.api.port, true))
 	if err := d.signIn(ctx); err != nil {
 		return err
@@ -207,10 +210,12 @@ func (d *demo) startProxy(ctx context.Context) (err error) {
 	// The login server's roots only: those of the API come from the rules.
 	roots := x509.NewCertPool()
 	roots.AddCert(d.sample.login.server.authority.Certificate())
+	d.token = clients.NewToken()
 	d.changes, d.mistrusted = make(chan rulesChange, 16), make(chan struct{}, 1)
 	d.stack, err = openStack(ctx, stackConfig{
 		Rules: d.rulesPath(), State: d.statePath(), Backend: "file", Roots: roots, Drain: time.Second,
 		Log:     slog.New(slog.NewTextHandler(d.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Door:    &clients.Door{Tokens: clients.One("demo", d.token)},
 		Changed: d.noteChange, Events: []func(audit.Event){d.noteEvent},
 	})
 	if err != nil {
@@ -226,7 +231,8 @@ func (d *demo) startProxy(ctx context.Context) (err error) {
 }
 
 func (d *demo) serve(ctx context.Context, l net.Listener) {
-	d.proxy = "http://" + l.Addr().String()
+	d.address = l.Addr().String()
+	d.proxy = proxyURL("demo", d.token, d.address)
 	ctx, stop := context.WithCancel(ctx)
 	served := make(chan error, 1)
 	go func() { served <- d.stack.Proxy.Serve(ctx, l) }()

@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 
 	"github.com/credproxy/credproxy/certs"
+	"github.com/credproxy/credproxy/clients"
 	"github.com/credproxy/credproxy/inject"
 	"github.com/credproxy/credproxy/rules"
 	"github.com/spf13/cobra"
@@ -76,7 +78,24 @@ func printEnv(ctx context.Context, stdout, stderr io.Writer, o *options, syntax 
 	if err != nil {
 		return err
 	}
-	e := clientEnv{proxy: "http://" + p.Listen, bundle: bundlePath(state), ca: certs.Path(authorityDir(state)), wgetrc: filepath.Join(state, "wgetrc")}
+	url := proxyURL("", "", p.Listen)
+	if p.Token {
+		token, err := clients.LocalToken(tokenPath(state))
+		if err != nil {
+			return &failure{slug: slugState, text: "finding the proxy's token", next: "rm " + quote(tokenPath(state)) + "\nand start credproxy serve again", err: err}
+		}
+		url = proxyURL(clients.Local, token, p.Listen)
+	}
+	return writeEnv(stdout, stderr, o, syntax, p, url, "")
+}
+
+// writeEnv prints the variables that lead a client, or one without a name, to p at url.
+func writeEnv(stdout, stderr io.Writer, o *options, syntax string, p running, url, client string) error {
+	state, err := o.stateDir()
+	if err != nil {
+		return err
+	}
+	e := clientEnv{proxy: url, bundle: bundlePath(state), ca: certs.Path(authorityDir(state)), wgetrc: filepath.Join(state, "wgetrc")}
 	if err := keepRoots(state, e); err != nil {
 		return err
 	}
@@ -85,7 +104,7 @@ func printEnv(ctx context.Context, stdout, stderr io.Writer, o *options, syntax 
 	}
 	var markers []variable
 	if set, err := rulesOf(o, p); err == nil {
-		markers = markerVariables(set, "")
+		markers = markerVariables(set, client)
 		var dropped []shadow
 		e.noProxy, dropped = noProxy(inheritedNoProxy(), set.Rules())
 		warnOfShadows(stderr, dropped)
@@ -94,6 +113,20 @@ func printEnv(ctx context.Context, stdout, stderr io.Writer, o *options, syntax 
 		fmt.Fprintln(stderr, "credproxy: NO_PROXY: left empty, because the rules cannot be read")
 	}
 	return writeVariables(stdout, syntax, append(e.variables(), markers...))
+}
+
+// proxyURL is the proxy's URL for a client, or without a name for whoever needs none. All addresses of a machine are no
+// address to connect to.
+func proxyURL(name, token, address string) string {
+	if host, port, err := net.SplitHostPort(address); err == nil {
+		if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+			address = net.JoinHostPort("127.0.0.1", port)
+		}
+	}
+	if name == "" {
+		return "http://" + address
+	}
+	return "http://" + name + ":" + token + "@" + address
 }
 
 // keepRoots makes sure that the files exist. What the running proxy has written stays as it is: to open the CA could

@@ -3,7 +3,6 @@ package cli
 import (
 	"bufio"
 	"bytes"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -134,28 +133,8 @@ func TestClientVariablesAreListedOnce(t *testing.T) {
 	}
 }
 
-func TestBearerOf(t *testing.T) {
+func TestRandomToken(t *testing.T) {
 	t.Parallel()
-	basic := func(s string) string { return "Basic " + base64.StdEncoding.EncodeToString([]byte(s)) }
-	for _, test := range []struct {
-		name, header string
-		want         bool
-	}{
-		{"right", basic("run:token"), true},
-		{"scheme in small letters", strings.Replace(basic("run:token"), "Basic", "basic", 1), true},
-		{"nothing", "", false},
-		{"empty", basic(""), false},
-		{"wrong token", basic("run:tokem"), false},
-		{"part of the token", basic("run:toke"), false},
-		{"wrong name", basic("ran:token"), false},
-		{"bearer", "Bearer token", false},
-		{"not base64", "Basic run:token", false},
-	} {
-		r := &http.Request{Header: http.Header{"Proxy-Authorization": {test.header}}}
-		if name, ok := bearerOf("token")(r); ok != test.want || ok && name != "run" {
-			t.Errorf("%s: got %q, %v, want %v", test.name, name, ok, test.want)
-		}
-	}
 	if a, b := randomToken(), randomToken(); a == b || len(a) != 43 {
 		t.Errorf("tokens %q and %q, want two of 256 bits", a, b)
 	}

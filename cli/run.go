@@ -3,24 +3,23 @@ package cli
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
-	"crypto/subtle"
-	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/credproxy/credproxy/audit"
+	"github.com/credproxy/credproxy/clients"
+	"github.com/credproxy/credproxy/internal/strict"
 	"github.com/credproxy/credproxy/rules"
 	"github.com/credproxy/credproxy/secrets"
 	"github.com/spf13/cobra"
@@ -33,7 +32,10 @@ const (
 	statusNotFound      = 127
 )
 
-type runFlags struct{ quiet, summary, deny bool }
+type runFlags struct {
+	quiet, summary, deny bool
+	as                   string
+}
 
 func newRunCommand(o *options) *cobra.Command {
 	var f runFlags
@@ -45,9 +47,13 @@ requests from that command only, and ends with it. The exit status is the comman
 126 if it cannot be executed.
 
 The command does not see the variables that env: references of the rules name. Where a rule has a placeholder for a
-variable, it sees that.`,
+variable, it sees that.
+
+Rules know the command as the client "run". With --as it is another one: a name that a rule has under clients, or that
+credproxy client add has made. No token is needed for that; each run has its own.`,
 		Example: `  credproxy run -- curl https://api.github.com/user
-  credproxy run --rules ./rules.yaml -- python3 report.py`,
+  credproxy run --rules ./rules.yaml -- python3 report.py
+  credproxy run --as reader -- ./agent`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return &failure{slug: slugUsage, text: "no command to run", next: "credproxy run -- COMMAND"}
@@ -61,6 +67,7 @@ variable, it sees that.`,
 	cmd.Flags().SetInterspersed(false)
 	cmd.Flags().BoolVar(&f.summary, "summary", false, "print a summary at the end (default if stderr is a terminal)")
 	cmd.Flags().BoolVar(&f.deny, "deny-unmatched", false, "refuse what no rule matches, whatever the rules file says")
+	cmd.Flags().StringVar(&f.as, "as", clients.Run, "`name` of the command in rules' clients and in the audit log")
 	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "print no summary and no reloads")
 	return cmd
 }
@@ -75,7 +82,7 @@ func run(ctx context.Context, stderr io.Writer, o *options, f runFlags, args []s
 		log.Warn(err.Error()) // a sandbox may forbid it; the proxy works without
 	}
 	var counts summary
-	p, err := startPrivate(ctx, o, stackConfig{
+	p, err := startPrivate(ctx, o, f.as, stackConfig{
 		Log:     log,
 		Deny:    f.deny,
 		Events:  []func(audit.Event){counts.add},
@@ -139,16 +146,16 @@ func notRunnable(name string, status int, why, next string) error {
 // A private proxy serves one run.
 type private struct {
 	*stack
-	id, token string
-	address   string
-	dir       string // for the files of this run
-	stop      context.CancelFunc
-	served    chan error
+	id, name, token string
+	address         string
+	dir             string // for the files of this run
+	stop            context.CancelFunc
+	served          chan error
 }
 
-// startPrivate starts a proxy on a port of its own that only knows the bearer of a new token.
-func startPrivate(ctx context.Context, o *options, cfg stackConfig) (*private, error) {
-	p := &private{id: randomHex(4), token: randomToken(), served: make(chan error, 1)}
+// startPrivate starts a proxy on a port of its own that only knows the bearer of a new token, under name.
+func startPrivate(ctx context.Context, o *options, name string, cfg stackConfig) (*private, error) {
+	p := &private{id: randomHex(4), name: name, token: clients.NewToken(), served: make(chan error, 1)}
 	var err error
 	if cfg.State, err = o.stateDir(); err != nil {
 		return nil, err
@@ -162,7 +169,10 @@ func startPrivate(ctx context.Context, o *options, cfg stackConfig) (*private, e
 	cfg.Backend = o.backend
 	// A bundle of its own: another run may have inherited other roots.
 	cfg.Bundle, cfg.Inherited = filepath.Join(p.dir, "bundle.pem"), inheritedRoots()
-	cfg.Clients = bearerOf(p.token)
+	cfg.Door = &clients.Door{
+		Tokens: clients.One(p.name, p.token),
+		Detail: "the run token is missing or wrong", Hint: "start with: credproxy run -- CMD",
+	}
 	cfg.Drain = 500 * time.Millisecond // what outlives the command has nobody waiting for it
 	if err := p.open(ctx, cfg); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(p.dir))
@@ -175,10 +185,13 @@ func (p *private) open(ctx context.Context, cfg stackConfig) (err error) {
 	if p.stack, err = openStack(ctx, cfg); err != nil {
 		return err
 	}
+	if err := p.checkName(cfg.State); err != nil {
+		return errors.Join(err, p.stack.Close())
+	}
 	if err := p.writeWgetrc(); err != nil {
 		return errors.Join(err, p.stack.Close())
 	}
-	l, err := listen("127.0.0.1:0", cfg.State)
+	l, err := listen("127.0.0.1:0", cfg.State, false)
 	if err != nil {
 		return errors.Join(err, p.stack.Close())
 	}
@@ -208,30 +221,41 @@ func (p *private) writeWgetrc() error {
 func (p *private) environment() (env []string, dropped []shadow) {
 	set := p.Rules.Current()
 	e := clientEnv{
-		proxy:  "http://" + runName + ":" + p.token + "@" + p.address,
+		proxy:  proxyURL(p.name, p.token, p.address),
 		bundle: p.Bundle.Path, ca: p.Authority.Path(), wgetrc: p.wgetrc(),
 	}
 	e.noProxy, dropped = noProxy(inheritedNoProxy(), set.Rules())
 	env = secrets.Environ()
 	changes := append(ownVariables(env), secretVariables(set)...)
-	changes = append(changes, markerVariables(set, runName)...)
+	changes = append(changes, markerVariables(set, p.name)...)
 	changes = append(changes, e.variables()...)
 	return merge(env, append(changes, variable{name: "CREDPROXY_RUN", value: p.id, set: true})), dropped
 }
 
-// runName is the client's name in rules and in the audit log.
-const runName = "run"
-
-// bearerOf knows one client: whoever presents token as the password of runName (RFC 7617).
-func bearerOf(token string) func(*http.Request) (string, bool) {
-	want := sha256.Sum256([]byte(runName + ":" + token))
-	return func(r *http.Request) (string, bool) {
-		scheme, credentials, _ := strings.Cut(r.Header.Get("Proxy-Authorization"), " ")
-		sent, err := base64.StdEncoding.DecodeString(strings.TrimSpace(credentials))
-		got := sha256.Sum256(sent)
-		ok := err == nil && strings.EqualFold(scheme, "basic") && subtle.ConstantTimeCompare(got[:], want[:]) == 1
-		return runName, ok
+// checkName refuses a name that means nothing: with a misspelt one, other rules would apply than somebody meant.
+func (p *private) checkName(state string) error {
+	known := append(p.Rules.Current().Clients(), clients.Run)
+	if slices.Contains(known, p.name) {
+		return nil
 	}
+	list, err := clients.Open(clientsDir(state)).List()
+	if err != nil {
+		return err
+	}
+	for _, c := range list {
+		known = append(known, c.Name)
+	}
+	if slices.Contains(known, p.name) {
+		return nil
+	}
+	if !clients.ValidName(p.name) {
+		return badClientName()
+	}
+	f := &failure{slug: slugUsage, text: "no rule and no client has the name " + p.name, next: "credproxy client add " + p.name}
+	if near := strict.Nearest(p.name, known); near != "" {
+		f.next = "did you mean: --as " + near
+	}
+	return f
 }
 
 // makeRunDir makes a folder for one run, and takes those away whose process has died without doing so.
@@ -288,7 +312,7 @@ func runChild(path string, args, env []string) (int, error) {
 func randomHex(n int) string { return hex.EncodeToString(randomBytes(n)) }
 
 // randomToken returns 256 random bits that can stand in a URL as they are.
-func randomToken() string { return base64.RawURLEncoding.EncodeToString(randomBytes(32)) }
+func randomToken() string { return clients.NewToken() }
 
 func randomBytes(n int) []byte {
 	b := make([]byte, n)

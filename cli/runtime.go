@@ -17,6 +17,7 @@ type running struct {
 	PID     int       `json:"pid"`
 	Listen  string    `json:"listen"`
 	Rules   string    `json:"rules"`
+	Token   bool      `json:"token"` // whether programs of the same user need one too
 	Started time.Time `json:"started"`
 }
 

@@ -143,7 +143,7 @@ func startServe(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	})
 	d.stderr = lines(pipe)
-	awaitLine(ts, false, []string{`^credproxy: listening on 127\.0\.0\.1:[0-9]+$`})
+	awaitLine(ts, false, []string{`^credproxy: listening on (127\.0\.0\.1|0\.0\.0\.0|\[::\]):[0-9]+$`})
 	ts.Setenv("PROXY", strings.TrimPrefix(d.said[len(d.said)-1], "credproxy: listening on "))
 }
 

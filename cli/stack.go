@@ -19,6 +19,7 @@ import (
 
 	"github.com/credproxy/credproxy/audit"
 	"github.com/credproxy/credproxy/certs"
+	"github.com/credproxy/credproxy/clients"
 	"github.com/credproxy/credproxy/inject"
 	"github.com/credproxy/credproxy/oauth"
 	"github.com/credproxy/credproxy/proxy"
@@ -40,13 +41,13 @@ type stackConfig struct {
 	Bundle    string   // where to write the bundle of roots; "": beside the CA
 	Inherited []string // files of roots that belong into the bundle
 
-	Deny    bool                                       // what no rule matches is refused, whatever the rules say
-	Clients func(*http.Request) (name string, ok bool) // who is asking; nil: everybody
-	Changed func(*rules.Set, error)                    // after each reload; nil: nobody cares
-	Events  []func(audit.Event)                        // who sees each request
-	Roots   *x509.CertPool                             // upstream roots; nil: the system's
-	Own     *x509.Certificate                          // of our CA, on whose word no server is believed; set by openCertificates
-	Drain   time.Duration                              // for requests in flight at the end; 0: the proxy's default
+	Deny    bool                    // what no rule matches is refused, whatever the rules say
+	Door    *clients.Door           // who is asking; required
+	Changed func(*rules.Set, error) // after each reload; nil: nobody cares
+	Events  []func(audit.Event)     // who sees each request
+	Roots   *x509.CertPool          // upstream roots; nil: the system's
+	Own     *x509.Certificate       // of our CA, on whose word no server is believed; set by openCertificates
+	Drain   time.Duration           // for requests in flight at the end; 0: the proxy's default
 	Log     *slog.Logger
 }
 
@@ -96,7 +97,8 @@ func openStack(ctx context.Context, cfg stackConfig) (s *stack, err error) {
 	events := audit.New(file, append(slices.Clone(cfg.Events), newFailureLog(cfg.Log).request)...)
 	s.onClose(events.Close)
 	s.Proxy, err = proxy.New(proxy.Config{
-		Rules: s.Rules.Current, Leaf: s.Authority.Leaf, Secrets: s.Secrets, Clients: cfg.Clients,
+		Rules: s.Rules.Current, Leaf: s.Authority.Leaf, Secrets: s.Secrets,
+		Clients: cfg.Door.Ask, Known: cfg.Door.Known, Conn: cfg.Door.Conn, Stranger: cfg.Door.Stranger,
 		Audit: events, Log: cfg.Log, Roots: cfg.Roots, Own: cfg.Own, Drain: cfg.Drain,
 	})
 	return s, err
@@ -175,6 +177,8 @@ func (s *stack) Close() error {
 
 func authorityDir(state string) string { return filepath.Join(state, "ca") }
 func auditPath(state string) string    { return filepath.Join(state, "audit.log") }
+func clientsDir(state string) string   { return filepath.Join(state, "clients") }
+func tokenPath(state string) string    { return filepath.Join(state, "token") }
 func bundlePath(state string) string   { return filepath.Join(state, "ca", "bundle.pem") }
 
 // rootVariables name files of roots in the environment that credproxy is started in.
@@ -229,9 +233,9 @@ func tokenClient(roots *x509.CertPool, own *x509.Certificate) *http.Client {
 	}
 }
 
-// listen opens the proxy's port. It refuses addresses that other machines can reach: whoever can reach the proxy can
-// use the credentials.
-func listen(address, state string) (net.Listener, error) {
+// listen opens the proxy's port. Addresses that other machines can reach are refused unless shared is set: whoever can
+// reach the proxy there needs a token, and it comes in the clear.
+func listen(address, state string, shared bool) (net.Listener, error) {
 	host, port, err := net.SplitHostPort(address)
 	if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || strconv.FormatUint(n, 10) != port {
 		return nil, &failure{slug: slugUsage, text: "not an address to listen on: " + address, next: "--listen " + defaultListen}
@@ -239,11 +243,18 @@ func listen(address, state string) (net.Listener, error) {
 	if strings.EqualFold(host, "localhost") {
 		host = "127.0.0.1" // what clients are told; ::1 may belong to somebody else
 	}
-	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
+	switch ip := net.ParseIP(host); {
+	case ip == nil:
 		return nil, &failure{
 			slug: slugUsage,
-			text: "refusing to listen on " + address + ": other machines could use your credentials",
+			text: "refusing to listen on " + address + ": say which address of this machine, as an IP address",
 			next: "--listen 127.0.0.1:" + port,
+		}
+	case !ip.IsLoopback() && !shared:
+		return nil, &failure{
+			slug: slugUsage,
+			text: "refusing to listen on " + address + ": other machines could use your credentials, and no client has a token",
+			next: "--listen 127.0.0.1:" + port + "\nor give each client a token first: credproxy client add NAME",
 		}
 	}
 	l, err := net.Listen("tcp", net.JoinHostPort(host, port))
