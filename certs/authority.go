@@ -1,20 +1,24 @@
-// Package certs is the local certificate authority: the CA that clients of the proxy trust, the short-lived
-// certificates that it signs for intercepted hosts, and the bundle of roots for clients that replace theirs.
+// Package certs is the local certificate authority. Its root, which clients of the proxy trust, signs an intermediate for
+// each domain that rules name; that signs the short-lived certificates for the domain's hosts, and can sign no others. The
+// package also writes the bundle of roots for clients that replace theirs.
 package certs
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -22,153 +26,172 @@ import (
 )
 
 const (
-	keyFile  = "ca.key"
 	certFile = "ca.pem"
 	lockFile = "ca.lock"
 
-	// pemBound is more than either file can need.
+	// pemBound is more than any file of the CA can need.
 	pemBound = 64 << 10
+
+	// lookEvery is how often a running proxy looks whether the root has been replaced.
+	lookEvery = time.Second
 )
+
+// Config is what an Authority needs.
+type Config struct {
+	Dir string // the folder of the CA; it is made
+
+	// Domain returns the domain in the rules that covers host: host itself, or a parent of it. It is asked for each
+	// certificate; false refuses. nil: no certificate is made.
+	Domain func(host string) (domain string, ok bool)
+
+	// Vault is the keyring in which the root's key is kept. nil: there is none, and a file that only its owner can
+	// read has to do.
+	Vault Vault
+
+	// Replaced is called when the open CA has got another root, here or by another process. nil: nobody wants to know.
+	Replaced func()
+
+	Log *slog.Logger // nil: nothing is logged
+}
 
 // An Authority is the local CA. It is safe for concurrent use.
 type Authority struct {
-	path string // of the certificate
-	pem  []byte
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
+	cfg    Config
+	folder folder
 
 	leafKey *ecdsa.PrivateKey
+	root    atomic.Pointer[root]
+	looked  atomic.Int64 // when the root's file was last looked at
+	refused atomic.Pointer[refusal]
+}
+
+// A root is the CA as it is in its folder, with what was made with it.
+type root struct {
+	identity
+	info    fs.FileInfo         // of its file
+	retired []*x509.Certificate // the roots before it
+
+	issuers *lru.Cache[string, *issuer]
 	leaves  *lru.Cache[string, *tls.Certificate]
 	minting singleflight.Group
 }
 
-// Open opens the CA in dir, and creates it on first use: a key that only its owner can read (ca.key) and a
-// certificate (ca.pem). Any number of processes may do so at once and get the same CA. A CA that has less than a
-// leaf's lifetime left is replaced by a new one; processes that have the old one open keep it until they end.
-// The error, if it is about the files, is an *Error.
+// Open opens the CA in dir for any host, with its key in a file. It is for servers whose clients are told to trust
+// it, such as the demo's; the proxy's own is Config.Open's.
 func Open(dir string) (*Authority, error) {
-	if err := makePrivate(dir); err != nil {
+	return Config{Dir: dir, Domain: func(host string) (string, bool) { return host, true }}.Open(context.Background())
+}
+
+// Open opens the CA, and creates it on first use. Any number of processes may do so at once and get the same CA. A
+// root that ends within days, or that is of the kind that could not be limited to hosts, is replaced by a new one. The
+// root's key is needed for that only. The error, if it is about the files, is an *Error.
+func (cfg Config) Open(ctx context.Context) (*Authority, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Domain == nil {
+		cfg.Domain = func(string) (string, bool) { return "", false }
+	}
+	a := &Authority{cfg: cfg, folder: folder{cfg.Dir, cfg.Vault, cfg.Log}}
+	if err := makePrivate(cfg.Dir); err != nil {
 		return nil, err
 	}
-	cert, key, err := load(dir)
-	if err != nil || stale(cert) {
-		// A half-written pair and a lost race look alike from here: look again while nobody writes.
-		if cert, key, err = renew(dir); err != nil {
-			return nil, err
-		}
-	}
-	leafKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	id, err := a.folder.open(ctx)
 	if err != nil {
+		return nil, err
+	}
+	if err := a.folder.checkKey(id); err != nil {
+		return nil, err
+	}
+	if a.leafKey, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		return nil, fmt.Errorf("generating the leaf key: %w", err)
 	}
-	leaves, err := lru.New[string, *tls.Certificate](leafCount)
-	if err != nil {
-		return nil, fmt.Errorf("making the leaf cache: %w", err)
+	if err := a.use(id); err != nil {
+		return nil, err
 	}
-	return &Authority{
-		path:    Path(dir),
-		pem:     pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}),
-		cert:    cert,
-		key:     key,
-		leafKey: leafKey,
-		leaves:  leaves,
-	}, nil
+	return a, nil
 }
 
-// Path is the PEM file of the CA's certificate, for the clients.
-func (a *Authority) Path() string { return a.path }
+// Path is the PEM file of the root's certificate, for the clients.
+func (a *Authority) Path() string { return Path(a.cfg.Dir) }
 
-// Path is where the certificate of the CA in dir is, or will be.
+// Path is where the root's certificate of the CA in dir is, or will be.
 func Path(dir string) string { return filepath.Join(dir, certFile) }
 
-// PEM is the CA's certificate.
-func (a *Authority) PEM() []byte { return bytes.Clone(a.pem) }
+// PEM is the root's certificate.
+func (a *Authority) PEM() []byte { return bytes.Clone(a.root.Load().pem) }
 
-// Certificate is the CA's certificate. It must not be changed.
-func (a *Authority) Certificate() *x509.Certificate { return a.cert }
+// Certificate is the root's certificate. It must not be changed.
+func (a *Authority) Certificate() *x509.Certificate { return a.root.Load().cert }
 
-// stale reports whether leaves of cert would not live their whole life.
-func stale(cert *x509.Certificate) bool { return time.Until(cert.NotAfter) < leafLife }
-
-// renew loads the CA again under the lock, and creates it if there is none or if it is about to expire.
-func renew(dir string) (*x509.Certificate, *ecdsa.PrivateKey, error) {
-	unlock, err := lock(filepath.Join(dir, lockFile))
+// use makes id the root, with nothing made yet.
+func (a *Authority) use(id identity) error {
+	info, err := os.Stat(a.Path())
 	if err != nil {
-		return nil, nil, &Error{Text: "locking the local CA in " + dir, Err: err}
+		return &Error{Text: "reading the local CA", Err: err}
 	}
-	defer unlock()
-	cert, key, err := load(dir)
-	switch {
-	case err == nil && !stale(cert):
-		return cert, key, nil
-	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		return nil, nil, err
-	}
-	return create(dir)
-}
-
-// load reads the CA. The error wraps fs.ErrNotExist if either file is not there: one without the other is what a
-// crash while creating leaves behind.
-func load(dir string) (*x509.Certificate, *ecdsa.PrivateKey, error) {
-	keyPath, certPath := filepath.Join(dir, keyFile), Path(dir)
-	again := fmt.Sprintf("to start over with a new CA: rm %s %s", keyPath, certPath)
-	if _, err := os.Stat(certPath); err != nil {
-		return nil, nil, &Error{Text: "reading the local CA", Next: again, Err: err}
-	}
-	der, err := readBlock(keyPath, "PRIVATE KEY", checkKeyFile)
-	if err != nil {
-		return nil, nil, withHint(err, "reading the local CA's key", again)
-	}
-	parsed, err := x509.ParsePKCS8PrivateKey(der)
-	key, ok := parsed.(*ecdsa.PrivateKey)
-	if err != nil || !ok {
-		return nil, nil, &Error{Text: keyPath + " does not hold an ECDSA key", Next: again}
-	}
-	der, err = readBlock(certPath, "CERTIFICATE", nil)
-	if err != nil {
-		return nil, nil, withHint(err, "reading the local CA", again)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, nil, &Error{Text: "reading " + certPath, Next: again, Err: err}
-	}
-	if !key.PublicKey.Equal(cert.PublicKey) || !cert.IsCA {
-		return nil, nil, &Error{Text: fmt.Sprintf("%s is not the certificate of %s", certPath, keyPath), Next: again}
-	}
-	return cert, key, nil
-}
-
-// readBlock reads the PEM block of the given type that stands alone in a small file.
-func readBlock(path, typ string, check func(*os.File) error) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if check != nil {
-		if err := check(f); err != nil {
-			return nil, err
+	r := &root{identity: id, info: info}
+	for _, cert := range a.folder.retired() {
+		if !cert.Equal(id.cert) { // a crash can leave the present one among them
+			r.retired = append(r.retired, cert)
 		}
 	}
-	data, err := readBounded(f, pemBound)
-	if err != nil {
-		return nil, err
+	if r.leaves, err = lru.New[string, *tls.Certificate](leafCount); err != nil {
+		return fmt.Errorf("making the leaf cache: %w", err)
 	}
-	block, _ := pem.Decode(data)
-	if block == nil || block.Type != typ {
-		return nil, &Error{Text: fmt.Sprintf("%s holds no %s in PEM form", path, typ)}
+	if r.issuers, err = lru.New[string, *issuer](issuerCount); err != nil {
+		return fmt.Errorf("making the cache of intermediates: %w", err)
 	}
-	return block.Bytes, nil
+	a.root.Store(r)
+	a.looked.Store(time.Now().UnixNano())
+	return nil
 }
 
-// withHint makes an *Error of err that has a hint; one that stands already is kept.
-func withHint(err error, text, hint string) error {
-	var e *Error
-	if !errors.As(err, &e) {
-		return &Error{Text: text, Next: hint, Err: err}
+// Made reports whether cert is a root of this CA, past or present, or was signed by one.
+func (a *Authority) Made(cert *x509.Certificate) bool {
+	r := a.root.Load()
+	return made(cert, r.cert) || slices.ContainsFunc(r.retired, func(old *x509.Certificate) bool { return made(cert, old) })
+}
+
+func made(cert, root *x509.Certificate) bool {
+	return bytes.Equal(cert.RawSubjectPublicKeyInfo, root.RawSubjectPublicKeyInfo) ||
+		bytes.Equal(cert.RawIssuer, root.RawSubject) && cert.CheckSignatureFrom(root) == nil
+}
+
+// current is the root in force. Now and then it looks whether that was replaced, or should be.
+func (a *Authority) current() *root {
+	r, now := a.root.Load(), time.Now()
+	last := a.looked.Load()
+	since := time.Duration(now.UnixNano() - last)
+	if 0 <= since && since < lookEvery || !a.looked.CompareAndSwap(last, now.UnixNano()) {
+		return r
 	}
-	if e.Next == "" {
-		e.Next = hint
+	info, err := os.Stat(a.Path())
+	same := err == nil && os.SameFile(info, r.info) && info.ModTime().Equal(r.info.ModTime())
+	if (same || errors.Is(err, fs.ErrNotExist)) && time.Until(r.cert.NotAfter) > leafLife {
+		return r // removed is not replaced: what clients trust is this one
 	}
-	return e
+	return a.follow(r)
+}
+
+// follow changes to the root that is in the folder now.
+func (a *Authority) follow(r *root) *root {
+	ctx, cancel := context.WithTimeout(context.Background(), issueLimit)
+	defer cancel()
+	id, err := a.folder.open(ctx)
+	if err == nil && id.name != r.name {
+		err = a.use(id)
+	}
+	if err != nil {
+		a.cfg.Log.Warn("the local CA was replaced, and the new one cannot be used: going on with the old one", "error", err)
+		return r
+	}
+	next := a.root.Load()
+	if next.name != r.name {
+		a.cfg.Log.Warn("the local CA was replaced; programs that run must be started again to trust the new one", "root", next.cert.Subject.CommonName)
+		if a.cfg.Replaced != nil {
+			a.cfg.Replaced()
+		}
+	}
+	return next
 }

@@ -2,7 +2,9 @@ package certs
 
 import (
 	"crypto/ecdsa"
+	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"os"
 	"os/exec"
@@ -39,8 +41,8 @@ func TestOpenCreatesAStrictCA(t *testing.T) {
 	if len(c.Subject.CommonName) > 64 {
 		t.Errorf("common name has %d characters, want at most 64", len(c.Subject.CommonName))
 	}
-	if !c.IsCA || c.MaxPathLen != 0 || !c.MaxPathLenZero {
-		t.Errorf("IsCA %v, MaxPathLen %d, want a CA with path length 0", c.IsCA, c.MaxPathLen)
+	if !c.IsCA || c.MaxPathLen != 1 {
+		t.Errorf("IsCA %v, MaxPathLen %d, want a CA with path length 1", c.IsCA, c.MaxPathLen)
 	}
 	if got, want := c.KeyUsage, x509.KeyUsageCertSign|x509.KeyUsageCRLSign; got != want {
 		t.Errorf("key usage %b, want %b", got, want)
@@ -59,11 +61,11 @@ func TestOpenCreatesAStrictCA(t *testing.T) {
 	if _, ok := c.PublicKey.(*ecdsa.PublicKey); !ok {
 		t.Errorf("key is %T, want ECDSA", c.PublicKey)
 	}
-	if life := time.Until(c.NotAfter); life > authorityLife || life < authorityLife-time.Minute {
-		t.Errorf("life is %v, want %v", life, authorityLife)
+	if life := time.Until(c.NotAfter); life > rootLife || life < rootLife-time.Minute {
+		t.Errorf("life is %v, want %v", life, rootLife)
 	}
 	wantMode(t, dir, 0o700)
-	wantMode(t, filepath.Join(dir, "ca.key"), 0o600)
+	wantMode(t, keyFile(t, dir), 0o600)
 	wantMode(t, a.Path(), 0o644)
 	if data, err := os.ReadFile(a.Path()); err != nil || string(data) != string(a.PEM()) {
 		t.Errorf("file %q (%v), want PEM()", data, err)
@@ -120,6 +122,12 @@ func TestMain(m *testing.M) {
 		if err != nil {
 			panic(err)
 		}
+		if hosts := os.Getenv(issueEnv); hosts != "" {
+			if err := issueForTest(a, strings.Fields(hosts)); err != nil {
+				panic(err)
+			}
+			return
+		}
 		os.Stdout.Write(a.PEM())
 		return
 	}
@@ -134,25 +142,27 @@ func TestOpenReplacesAnExpiringCA(t *testing.T) {
 		same bool
 	}{
 		{"young", 100 * 24 * time.Hour, true},
-		{"eight days left", authorityLife - 8*24*time.Hour, true},
-		{"six days left", authorityLife - 6*24*time.Hour, false},
-		{"expired", authorityLife + time.Hour, false},
+		{"eight days left", rootLife - 8*24*time.Hour, true},
+		{"six days left", rootLife - 6*24*time.Hour, false},
+		{"expired", rootLife + time.Hour, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir() + "/ca"
 			synctest.Test(t, func(t *testing.T) {
 				old := open(t, dir)
+				before := old.Certificate()
 				time.Sleep(test.age)
 				renewed := open(t, dir)
-				if same := old.Certificate().Equal(renewed.Certificate()); same != test.same {
+				if same := before.Equal(renewed.Certificate()); same != test.same {
 					t.Errorf("same CA: %v, want %v", same, test.same)
 				}
-				if _, err := renewed.Leaf("api.example.com"); err != nil {
-					t.Errorf("Leaf: %v", err)
-				}
-				if _, err := old.Leaf("api.example.com"); (err != nil) != (test.age > authorityLife) {
-					t.Errorf("Leaf of the CA that was open: %v", err)
+				for name, a := range map[string]*Authority{"new": renewed, "open": old} {
+					leaf, err := a.Leaf("api.example.com")
+					if err != nil {
+						t.Fatalf("%s: %v", name, err)
+					}
+					verify(t, leaf, renewed.Certificate())
 				}
 			})
 		})
@@ -161,23 +171,22 @@ func TestOpenReplacesAnExpiringCA(t *testing.T) {
 
 func TestOpenRefuses(t *testing.T) {
 	t.Parallel()
-	key := func(dir string) string { return filepath.Join(dir, "ca.key") }
 	for _, test := range []struct {
 		name       string
-		damage     func(dir string) error
+		damage     func(t *testing.T, dir string) error
 		text, hint string
 	}{
-		{"key others can read", func(dir string) error { return os.Chmod(key(dir), 0o640) }, "is open to other users (mode 0640)", "chmod 600 "},
-		{"folder others can enter", func(dir string) error { return os.Chmod(dir, 0o755) }, "is open to other users (mode 0755)", "chmod 700 "},
-		{"key cut short", func(dir string) error { return os.Truncate(key(dir), 40) }, "holds no PRIVATE KEY in PEM form", "rm "},
-		{"certificate of another CA", func(dir string) error {
-			other, err := Open(dir + "2")
+		{"key others can read", func(t *testing.T, dir string) error { return os.Chmod(keyFile(t, dir), 0o640) }, "is open to other users (mode 0640)", "chmod 600 "},
+		{"folder others can enter", func(t *testing.T, dir string) error { return os.Chmod(dir, 0o755) }, "is open to other users (mode 0755)", "chmod 700 "},
+		{"certificate cut short", func(t *testing.T, dir string) error { return os.Truncate(Path(dir), 40) }, "does not hold one certificate in PEM form", "ca rotate"},
+		{"certificate of no CA", func(t *testing.T, dir string) error {
+			leaf, err := open(t, dir).Leaf("api.example.com")
 			if err != nil {
 				return err
 			}
-			return os.WriteFile(filepath.Join(dir, "ca.pem"), other.PEM(), 0o644)
-		}, "is not the certificate of", "rm "},
-		{"huge key", func(dir string) error { return os.Truncate(key(dir), 1<<30) }, "larger than 64 KiB", "rm "},
+			return os.WriteFile(Path(dir), encode(leaf.Leaf), 0o644)
+		}, "is not the certificate of a local CA", "ca rotate"},
+		{"huge certificate", func(t *testing.T, dir string) error { return os.Truncate(Path(dir), 1<<30) }, "larger than 64 KiB", "ca rotate"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -186,32 +195,56 @@ func TestOpenRefuses(t *testing.T) {
 			}
 			dir := t.TempDir() + "/ca"
 			open(t, dir)
-			if err := test.damage(dir); err != nil {
+			if err := test.damage(t, dir); err != nil {
 				t.Fatal(err)
 			}
 			_, err := Open(dir)
-			var e *Error
-			if !errors.As(err, &e) {
-				t.Fatalf("got error %v, want an *Error", err)
-			}
-			if !strings.Contains(e.Error(), test.text) || !strings.Contains(e.Hint(), test.hint) || e.Slug() != "ca_unusable" {
-				t.Errorf("got %q with hint %q (%s), want %q with hint %q", e, e.Hint(), e.Slug(), test.text, test.hint)
-			}
+			wantError(t, err, test.text, test.hint)
 		})
 	}
 }
 
-// A crash between the two files leaves the key alone.
-func TestOpenAfterACrash(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir() + "/ca"
-	old := open(t, dir)
-	if err := os.Remove(old.Path()); err != nil {
-		t.Fatal(err)
+func wantError(t *testing.T, err error, text, hint string) {
+	t.Helper()
+	var e *Error
+	if !errors.As(err, &e) {
+		t.Fatalf("got error %v, want an *Error", err)
 	}
-	if open(t, dir).Certificate().Equal(old.Certificate()) {
-		t.Error("the certificate came back from nowhere")
+	if !strings.Contains(err.Error(), text) || !strings.Contains(e.Hint(), hint) || e.Slug() != "ca_unusable" {
+		t.Errorf("got %q with hint %q (%s), want %q with hint %q", err, e.Hint(), e.Slug(), text, hint)
 	}
+}
+
+// verify checks a leaf with the chain that clients get.
+func verify(t *testing.T, leaf *tls.Certificate, by *x509.Certificate) {
+	t.Helper()
+	if err := verifyAt(leaf, by, time.Now()); err != nil {
+		t.Errorf("%v: %v", leaf.Leaf.DNSNames, err)
+	}
+}
+
+func verifyAt(leaf *tls.Certificate, by *x509.Certificate, now time.Time) error {
+	roots, between := x509.NewCertPool(), x509.NewCertPool()
+	roots.AddCert(by)
+	for _, der := range leaf.Certificate[1:] {
+		cert, err := x509.ParseCertificate(der)
+		if err != nil {
+			return err
+		}
+		between.AddCert(cert)
+	}
+	_, err := leaf.Leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: now})
+	return err
+}
+
+// keyFile is the file of the root's key.
+func keyFile(t *testing.T, dir string) string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "ca-*.key"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("key files %q, %v, want one", files, err)
+	}
+	return files[0]
 }
 
 func TestOpenWithoutAFolder(t *testing.T) {
@@ -229,7 +262,7 @@ func TestOpenWithoutAFolder(t *testing.T) {
 
 func TestCommonNameStaysUnique(t *testing.T) {
 	t.Parallel()
-	got := commonName(strings.Repeat("long", 40)+"@host", "0123abcd")
+	got := commonName("credproxy local CA "+strings.Repeat("long", 40)+"@host", "0123abcd")
 	if len(got) != 64 || !strings.HasSuffix(got, " 0123abcd") {
 		t.Errorf("got %q (%d), want 64 characters that end in the id", got, len(got))
 	}
@@ -248,11 +281,14 @@ func TestOpenSSLAcceptsStrictly(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		file := filepath.Join(t.TempDir(), "leaf.pem")
+		file, between := filepath.Join(t.TempDir(), "leaf.pem"), filepath.Join(t.TempDir(), "between.pem")
 		if err := os.WriteFile(file, encode(leaf.Leaf), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		out, err := exec.Command(openssl, "verify", "-x509_strict", "-purpose", "sslserver", "-CAfile", a.Path(), test.flag, test.host, file).CombinedOutput()
+		if err := os.WriteFile(between, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Certificate[1]}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.Command(openssl, "verify", "-x509_strict", "-purpose", "sslserver", "-CAfile", a.Path(), "-untrusted", between, test.flag, test.host, file).CombinedOutput()
 		if err != nil {
 			t.Errorf("%s: %v: %s", test.host, err, out)
 		}

@@ -25,7 +25,7 @@ type Bundle struct {
 // WriteBundle writes to path the roots that stand in the inherited files, the system's roots, and a's own, in
 // that order and each once. Inherited files are those that the environment named before credproxy came; they may
 // hold a company's CA that nothing else does, so that an earlier bundle of ours is as good a source as any. Files that
-// do not exist are left out, as clients do. Expired roots are left out too.
+// do not exist are left out, as clients do. Expired roots are left out too, and those that a's own has replaced.
 //
 // On a machine without any root, such as a bare container, the bundle holds our own CA alone and Roots is 0. That is
 // safe, for a client then trusts less and not more, and it is enough for the hosts that rules name.
@@ -33,7 +33,8 @@ func WriteBundle(path string, a *Authority, inherited []string) (Bundle, error) 
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return Bundle{}, &Error{Text: "writing the bundle of roots", Next: "choose another folder with --state", Err: err}
 	}
-	roots := newRootSet(a.cert)
+	own := a.root.Load()
+	roots := newRootSet(append([]*x509.Certificate{own.cert}, own.retired...))
 	for _, name := range inherited {
 		data, err := readRoots(name)
 		if err != nil {
@@ -47,7 +48,7 @@ func WriteBundle(path string, a *Authority, inherited []string) (Bundle, error) 
 	}
 	roots.add(system)
 
-	data := append(roots.pem, a.pem...)
+	data := append(roots.pem, own.pem...)
 	if old, err := readRoots(path); err == nil && bytes.Equal(old, data) {
 		return Bundle{path, roots.count}, nil
 	}
@@ -57,9 +58,9 @@ func WriteBundle(path string, a *Authority, inherited []string) (Bundle, error) 
 	return Bundle{path, roots.count}, nil
 }
 
-// UpstreamRoots returns the roots in file, the one that SSL_CERT_FILE names, without a's own. It returns nil if a's is
-// not among them: the system's roots then are what they should be. A proxy that is started in the environment of another
-// one would otherwise take a certificate that was made with a's key for an upstream's.
+// UpstreamRoots returns the roots in file, the one that SSL_CERT_FILE names, without what Made knows. It returns nil if
+// none of that is there: the system's roots then are what they should be. A proxy that is started in the environment of
+// another one would otherwise take a certificate that was made with a's keys for an upstream's.
 func (a *Authority) UpstreamRoots(file string) (*x509.CertPool, error) {
 	data, err := readRoots(file)
 	if err != nil {
@@ -70,7 +71,7 @@ func (a *Authority) UpstreamRoots(file string) (*x509.CertPool, error) {
 		cert, err := x509.ParseCertificate(block.Bytes)
 		switch {
 		case err != nil: // Go would not use it either
-		case cert.Equal(a.cert):
+		case a.Made(cert):
 			own = true
 		default:
 			pool.AddCert(cert)
@@ -105,9 +106,13 @@ type rootSet struct {
 	seen  map[[sha256.Size]byte]bool
 }
 
-// newRootSet returns a set that takes own for already seen: it comes last.
-func newRootSet(own *x509.Certificate) *rootSet {
-	return &rootSet{seen: map[[sha256.Size]byte]bool{sha256.Sum256(own.Raw): true}}
+// newRootSet returns a set that takes own for already seen: the one comes last, and the others not at all.
+func newRootSet(own []*x509.Certificate) *rootSet {
+	s := &rootSet{seen: make(map[[sha256.Size]byte]bool)}
+	for _, cert := range own {
+		s.seen[sha256.Sum256(cert.Raw)] = true
+	}
+	return s
 }
 
 func (s *rootSet) add(data []byte) {

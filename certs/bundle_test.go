@@ -142,7 +142,13 @@ func TestUpstreamRootsLeaveUsOut(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := leaf.Leaf.Verify(x509.VerifyOptions{Roots: roots}); (err == nil) != test.believed {
+		by, err := x509.ParseCertificate(leaf.Certificate[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		between := x509.NewCertPool()
+		between.AddCert(by)
+		if _, err := leaf.Leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between}); (err == nil) != test.believed {
 			t.Errorf("%s: got %v, want believed: %v", test.name, err, test.believed)
 		}
 	}
@@ -162,6 +168,51 @@ func TestUpstreamRootsLeaveUsOut(t *testing.T) {
 	for _, file := range []string{"", other.Path(), dir + "/missing.pem"} {
 		if roots, err := a.UpstreamRoots(file); roots != nil || err != nil {
 			t.Errorf("%q without us: got %v, %v, want none", file, roots, err)
+		}
+	}
+}
+
+func TestMadeByUs(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	a, other := open(t, dir+"/ca"), open(t, dir+"/other")
+	between := func(a *Authority) *x509.Certificate {
+		leaf, err := a.Leaf("api.example.com")
+		if err != nil {
+			t.Fatal(err)
+		}
+		cert, err := x509.ParseCertificate(leaf.Certificate[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cert
+	}
+	old, oldBetween := a.Certificate(), between(a)
+	if err := (Config{Dir: dir + "/ca"}).Rotate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	a = open(t, dir+"/ca")
+	for _, test := range []struct {
+		name string
+		cert *x509.Certificate
+		want bool
+	}{
+		{"the root", a.Certificate(), true},
+		{"an intermediate", between(a), true},
+		{"the root before", old, true},
+		{"its intermediate", oldBetween, true},
+		{"another CA's root", other.Certificate(), false},
+		{"another CA's intermediate", between(other), false},
+	} {
+		if got := a.Made(test.cert); got != test.want {
+			t.Errorf("%s: got %v, want %v", test.name, got, test.want)
+		}
+		file := dir + "/roots.pem"
+		if err := os.WriteFile(file, encode(test.cert), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if roots, err := a.UpstreamRoots(file); err != nil || (roots != nil) != test.want {
+			t.Errorf("%s in SSL_CERT_FILE: got %v, %v, want a pool without it: %v", test.name, roots, err, test.want)
 		}
 	}
 }

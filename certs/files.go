@@ -1,6 +1,8 @@
 package certs
 
 import (
+	"context"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -10,8 +12,8 @@ import (
 	"time"
 )
 
-// lockWait is how long to wait for another process, which holds the lock for milliseconds.
-const lockWait = 10 * time.Second
+// lockWait is how long to wait for another process. It holds the lock for milliseconds, or while it waits for the keyring.
+const lockWait = 30 * time.Second
 
 // makePrivate makes sure that dir is a folder that nobody else can look into.
 func makePrivate(dir string) error {
@@ -35,7 +37,16 @@ func checkKeyFile(f *os.File) error {
 }
 
 // writeFile replaces path in one step: after a crash it holds the old data or the new, never a part.
-func writeFile(path string, data []byte, mode fs.FileMode) (err error) {
+func writeFile(path string, data []byte, mode fs.FileMode) error {
+	return replace(path, data, mode, (*os.File).Sync)
+}
+
+// replaceFile is writeFile for a private file that can be made again: it does not wait for the disk.
+func replaceFile(path string, data []byte) error {
+	return replace(path, data, 0o600, func(*os.File) error { return nil })
+}
+
+func replace(path string, data []byte, mode fs.FileMode, sync func(*os.File) error) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*.tmp") // 0600
 	if err != nil {
 		return err
@@ -46,10 +57,39 @@ func writeFile(path string, data []byte, mode fs.FileMode) (err error) {
 		}
 	}()
 	_, werr := f.Write(data)
-	if err := errors.Join(werr, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(werr, f.Chmod(mode), sync(f), f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(f.Name(), path)
+}
+
+// readPrivate reads a small file that nobody else can read.
+func readPrivate(path string) ([]byte, error) { return readSmall(path, checkKeyFile) }
+
+// readPEM reads the blocks of a small file.
+func readPEM(path string, check func(*os.File) error) (blocks []*pem.Block, err error) {
+	data, err := readSmall(path, check)
+	if err != nil {
+		return nil, err
+	}
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		blocks = append(blocks, block)
+	}
+	return blocks, nil
+}
+
+func readSmall(path string, check func(*os.File) error) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if check != nil {
+		if err := check(f); err != nil {
+			return nil, err
+		}
+	}
+	return readBounded(f, pemBound)
 }
 
 // readBounded reads all of f; more than bound bytes is an error.
@@ -65,22 +105,44 @@ func readBounded(f *os.File, bound int64) ([]byte, error) {
 }
 
 // lock takes the lock file at path, across processes. The system releases it if the process dies.
-func lock(path string) (unlock func(), err error) {
+func lock(ctx context.Context, path string) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	for deadline := time.Now().Add(lockWait); ; time.Sleep(5 * time.Millisecond) {
+	ctx, cancel := context.WithTimeout(ctx, lockWait)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
 		ok, err := tryLock(f)
 		if ok {
 			return func() { _ = f.Close() }, nil // closing releases it
-		}
-		if err == nil && time.Now().After(deadline) {
-			err = errors.New("another process holds it for too long")
 		}
 		if err != nil {
 			_ = f.Close()
 			return nil, err
 		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			_ = f.Close()
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return nil, context.Canceled
+			}
+			return nil, errors.New("another process holds it for too long; it may be waiting for the keyring")
+		}
 	}
+}
+
+// withHint makes an *Error of err that has a hint; one that stands already is kept.
+func withHint(err error, text, hint string) error {
+	var e *Error
+	if !errors.As(err, &e) {
+		return &Error{Text: text, Next: hint, Err: err}
+	}
+	if e.Next == "" {
+		e.Next = hint
+	}
+	return e
 }

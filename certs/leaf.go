@@ -14,30 +14,41 @@ import (
 )
 
 const (
-	leafLife  = 7 * 24 * time.Hour
+	leafLife  = 24 * time.Hour
 	leafCount = 1024
 
-	// leafFresh is what a leaf must have left when it is handed out, so that no long connection outlives it.
-	leafFresh = 24 * time.Hour
+	// leafFresh is what a leaf must have left when it is handed out, so that few connections outlive it.
+	leafFresh = 6 * time.Hour
 )
 
 // Leaf returns a certificate for host, a DNS name or IP literal in the form of rules.CanonicalHost: lower case, no
-// trailing dot, no brackets. It is made once per host and kept; all leaves of an Authority share one key, which
-// never leaves memory. A name that no certificate can stand for is an error.
+// trailing dot, no brackets. Its chain ends with the intermediate. It is made once per host and kept; all leaves of an
+// Authority share one key, which never leaves memory. A host that Config.Domain does not cover, and a name that no
+// certificate can stand for, are errors.
 func (a *Authority) Leaf(host string) (*tls.Certificate, error) {
-	if leaf, ok := a.leaves.Get(host); ok && time.Until(leaf.Leaf.NotAfter) > leafFresh {
+	domain, ok := a.cfg.Domain(host)
+	if !ok {
+		return nil, &Error{Text: "making a certificate: no rule names the host"}
+	}
+	r := a.current()
+	if leaf, ok := r.leaves.Get(host); ok && fresh(leaf.Leaf) {
 		return leaf, nil
 	}
-	return a.mintOnce(host)
+	return a.mintOnce(r, host, domain)
 }
 
-func (a *Authority) mintOnce(host string) (*tls.Certificate, error) {
-	leaf, err, _ := a.minting.Do(host, func() (any, error) {
-		leaf, err := a.mint(host)
+func fresh(leaf *x509.Certificate) bool {
+	now := time.Now()
+	return now.After(leaf.NotBefore) && leaf.NotAfter.Sub(now) > leafFresh
+}
+
+func (a *Authority) mintOnce(r *root, host, domain string) (*tls.Certificate, error) {
+	leaf, err, _ := r.minting.Do(host, func() (any, error) {
+		leaf, err := a.mint(r, host, domain)
 		if err != nil {
 			return nil, err
 		}
-		a.leaves.Add(host, leaf)
+		r.leaves.Add(host, leaf)
 		return leaf, nil
 	})
 	if err != nil {
@@ -46,20 +57,10 @@ func (a *Authority) mintOnce(host string) (*tls.Certificate, error) {
 	return leaf.(*tls.Certificate), nil
 }
 
-func (a *Authority) mint(host string) (*tls.Certificate, error) {
+func (a *Authority) mint(r *root, host, domain string) (*tls.Certificate, error) {
 	now := time.Now()
-	if now.After(a.cert.NotAfter.Add(-leafFresh)) {
-		return nil, &Error{Text: "the local CA has expired", Next: "start credproxy again: it makes a new one"}
-	}
-	serial, err := newSerial()
-	if err != nil {
-		return nil, err
-	}
 	template := &x509.Certificate{
-		SerialNumber:          serial,
 		Subject:               pkix.Name{Organization: []string{"credproxy"}},
-		NotBefore:             latest(now.Add(-skew), a.cert.NotBefore),
-		NotAfter:              earliest(now.Add(leafLife), a.cert.NotAfter),
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true,
@@ -71,7 +72,16 @@ func (a *Authority) mint(host string) (*tls.Certificate, error) {
 	} else {
 		template.DNSNames = []string{host}
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &a.leafKey.PublicKey, a.key)
+	by, err := a.issuer(r, domain)
+	if err != nil {
+		return nil, err
+	}
+	if template.SerialNumber, err = newSerial(); err != nil {
+		return nil, err
+	}
+	template.NotBefore = latest(now.Add(-skew), by.cert.NotBefore)
+	template.NotAfter = earliest(now.Add(leafLife), by.cert.NotAfter)
+	der, err := x509.CreateCertificate(rand.Reader, template, by.cert, &a.leafKey.PublicKey, by.key)
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +89,7 @@ func (a *Authority) mint(host string) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: a.leafKey, Leaf: leaf}, nil
+	return &tls.Certificate{Certificate: [][]byte{der, by.cert.Raw}, PrivateKey: a.leafKey, Leaf: leaf}, nil
 }
 
 var errName = errors.New("not a DNS name or IP address in canonical form")

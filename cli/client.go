@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -43,7 +44,7 @@ that the program's environment is read from.`,
   credproxy client add --replace ci`,
 		Args: exactly(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return addClient(cmd.OutOrStdout(), cmd.ErrOrStderr(), o, args[0], f)
+			return addClient(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), o, args[0], f)
 		},
 	}
 	addSettings(cmd.Flags(), o, "listen")
@@ -54,7 +55,7 @@ that the program's environment is read from.`,
 	return cmd
 }
 
-func addClient(stdout, stderr io.Writer, o *options, name string, f clientFlags) error {
+func addClient(ctx context.Context, stdout, stderr io.Writer, o *options, name string, f clientFlags) error {
 	if err := checkClientName(name); err != nil {
 		return err
 	}
@@ -81,7 +82,7 @@ func addClient(stdout, stderr io.Writer, o *options, name string, f clientFlags)
 	}
 	url := proxyURL(name, token, p.Listen)
 	if f.syntax != "" {
-		err = writeEnv(stdout, stderr, o, f.syntax, p, url, name)
+		err = writeEnv(ctx, stdout, stderr, o, f.syntax, p, url, name)
 	} else {
 		_, err = fmt.Fprintln(stdout, url)
 	}

@@ -86,17 +86,17 @@ func printEnv(ctx context.Context, stdout, stderr io.Writer, o *options, syntax 
 		}
 		url = proxyURL(clients.Local, token, p.Listen)
 	}
-	return writeEnv(stdout, stderr, o, syntax, p, url, "")
+	return writeEnv(ctx, stdout, stderr, o, syntax, p, url, "")
 }
 
 // writeEnv prints the variables that lead a client, or one without a name, to p at url.
-func writeEnv(stdout, stderr io.Writer, o *options, syntax string, p running, url, client string) error {
+func writeEnv(ctx context.Context, stdout, stderr io.Writer, o *options, syntax string, p running, url, client string) error {
 	state, err := o.stateDir()
 	if err != nil {
 		return err
 	}
 	e := clientEnv{proxy: url, bundle: bundlePath(state), ca: certs.Path(authorityDir(state)), wgetrc: filepath.Join(state, "wgetrc")}
-	if err := keepRoots(state, e); err != nil {
+	if err := keepRoots(ctx, o, e); err != nil {
 		return err
 	}
 	if err := keepWgetrc(e.wgetrc, e.bundle); err != nil {
@@ -131,11 +131,15 @@ func proxyURL(name, token, address string) string {
 
 // keepRoots makes sure that the files exist. What the running proxy has written stays as it is: to open the CA could
 // mean to renew it.
-func keepRoots(state string, e clientEnv) error {
+func keepRoots(ctx context.Context, o *options, e clientEnv) error {
 	if isFile(e.bundle) && isFile(e.ca) {
 		return nil
 	}
-	authority, err := certs.Open(authorityDir(state))
+	cfg, _, err := o.authority()
+	if err != nil {
+		return err
+	}
+	authority, err := cfg.Open(ctx)
 	if err != nil {
 		return err
 	}

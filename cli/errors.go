@@ -78,6 +78,14 @@ type slugged interface {
 	Hint() string
 }
 
+// hintOf is the next command to type after err, if there is one.
+func hintOf(err error) string {
+	if known, ok := errors.AsType[slugged](err); ok {
+		return known.Hint()
+	}
+	return ""
+}
+
 // again is err with a hint that leads to the same keyring as the command line did.
 func (o *options) again(err error) error {
 	known, ok := errors.AsType[slugged](err)
@@ -139,10 +147,7 @@ func report(w io.Writer, err error) {
 		return
 	}
 	var b strings.Builder
-	hint := ""
-	if known, ok := errors.AsType[slugged](err); ok {
-		hint = known.Hint()
-	}
+	hint := hintOf(err)
 	if file, ok := errors.AsType[*rules.FileError](err); ok {
 		// Each mistake in the form that editors jump to, then how many there are.
 		fmt.Fprintf(&b, "%v\ncredproxy: error: %s in %s\n", file, plural(len(file.Mistakes), "mistake"), file.Path)

@@ -82,7 +82,7 @@ func logIn(ctx context.Context, stderr io.Writer, o *options, name string, flags
 	context.AfterFunc(ctx, stop) // a second ^C ends the program at once
 	s := new(stack)
 	defer s.Close()
-	l, err := o.findLogin(s, name)
+	l, err := o.findLogin(ctx, s, name)
 	if err != nil {
 		return err
 	}
@@ -126,7 +126,7 @@ func keepSignIn(ctx context.Context, stderr io.Writer, store *secrets.Store, kep
 }
 
 // findLogin finds the login of a rule. It opens in s what it needs.
-func (o *options) findLogin(s *stack, name string) (*inject.Login, error) {
+func (o *options) findLogin(ctx context.Context, s *stack, name string) (*inject.Login, error) {
 	path, err := o.rulesPath()
 	if err != nil {
 		return nil, err
@@ -140,14 +140,17 @@ func (o *options) findLogin(s *stack, name string) (*inject.Login, error) {
 	}
 	cfg := stackConfig{State: state, Backend: o.backend}
 	if _, err := os.Stat(certs.Path(authorityDir(state))); err == nil { // no CA is made for this
-		authority, err := certs.Open(authorityDir(state))
+		if s.Store, err = openStore(state, o.backend); err != nil {
+			return nil, err
+		}
+		authority, err := authorityConfig(state, s.Store, o.logger()).Open(ctx)
 		if err != nil {
 			return nil, err
 		}
 		if cfg.Roots, err = authority.UpstreamRoots(os.Getenv("SSL_CERT_FILE")); err != nil {
 			return nil, err
 		}
-		cfg.Own = authority.Certificate()
+		cfg.Own = authority.Made
 	}
 	env, err := s.openSecrets(cfg)
 	if err != nil {

@@ -38,7 +38,7 @@ func logOut(ctx context.Context, stderr io.Writer, o *options, name string) erro
 	context.AfterFunc(ctx, stop)
 	s := new(stack)
 	defer s.Close()
-	l, err := o.findLogin(s, name)
+	l, err := o.findLogin(ctx, s, name)
 	if err != nil {
 		return err
 	}

@@ -41,13 +41,13 @@ type stackConfig struct {
 	Bundle    string   // where to write the bundle of roots; "": beside the CA
 	Inherited []string // files of roots that belong into the bundle
 
-	Deny    bool                    // what no rule matches is refused, whatever the rules say
-	Door    *clients.Door           // who is asking; required
-	Changed func(*rules.Set, error) // after each reload; nil: nobody cares
-	Events  []func(audit.Event)     // who sees each request
-	Roots   *x509.CertPool          // upstream roots; nil: the system's
-	Own     *x509.Certificate       // of our CA, on whose word no server is believed; set by openCertificates
-	Drain   time.Duration           // for requests in flight at the end; 0: the proxy's default
+	Deny    bool                         // what no rule matches is refused, whatever the rules say
+	Door    *clients.Door                // who is asking; required
+	Changed func(*rules.Set, error)      // after each reload; nil: nobody cares
+	Events  []func(audit.Event)          // who sees each request
+	Roots   *x509.CertPool               // upstream roots; nil: the system's
+	Own     func(*x509.Certificate) bool // what our CA has made: no server is believed on its word; set by openCertificates
+	Drain   time.Duration                // for requests in flight at the end; 0: the proxy's default
 	Log     *slog.Logger
 }
 
@@ -75,18 +75,26 @@ func openStack(ctx context.Context, cfg stackConfig) (s *stack, err error) {
 	if err := findRules(cfg.Rules); err != nil {
 		return s, err
 	}
-	if err := s.openCertificates(&cfg); err != nil {
+	if s.Store, err = openStore(cfg.State, cfg.Backend); err != nil {
+		return s, err
+	}
+	if err := s.openCertificates(ctx, &cfg); err != nil {
 		return s, err
 	}
 	env, err := s.openSecrets(cfg)
 	if err != nil {
 		return s, err
 	}
-	s.Rules, err = rules.Watch(ctx, rules.WatchConfig{Path: cfg.Rules, Env: env, Changed: cfg.Changed, Deny: cfg.Deny})
+	var hosts hostCAs
+	s.Rules, err = rules.Watch(ctx, rules.WatchConfig{Path: cfg.Rules, Env: env, Changed: hosts.changed(cfg.Changed), Deny: cfg.Deny})
 	if err != nil {
 		return s, err
 	}
 	s.onClose(func() error { s.Rules.Close(); return nil })
+	if err := s.Authority.Prepare(ctx, s.Rules.Current().Domains()); err != nil {
+		return s, err
+	}
+	hosts.start(ctx, s, cfg.Log)
 	if err := s.unlock(ctx); err != nil {
 		return s, err
 	}
@@ -97,18 +105,19 @@ func openStack(ctx context.Context, cfg stackConfig) (s *stack, err error) {
 	events := audit.New(file, append(slices.Clone(cfg.Events), newFailureLog(cfg.Log).request)...)
 	s.onClose(events.Close)
 	s.Proxy, err = proxy.New(proxy.Config{
-		Rules: s.Rules.Current, Leaf: s.Authority.Leaf, Secrets: s.Secrets,
+		Rules: s.Rules.Current, Leaf: s.leaf(cfg.Log), Secrets: s.Secrets,
 		Clients: cfg.Door.Ask, Known: cfg.Door.Known, Conn: cfg.Door.Conn, Stranger: cfg.Door.Stranger,
 		Audit: events, Log: cfg.Log, Roots: cfg.Roots, Own: cfg.Own, Drain: cfg.Drain,
 	})
 	return s, err
 }
 
-// openSecrets opens what rules get their secrets and tokens from.
+// openSecrets opens what rules get their secrets and tokens from, and the keyring if it is not open yet.
 func (s *stack) openSecrets(cfg stackConfig) (env inject.Env, err error) {
-	s.Store, err = openStore(cfg.State, cfg.Backend)
-	if err != nil {
-		return env, err
+	if s.Store == nil {
+		if s.Store, err = openStore(cfg.State, cfg.Backend); err != nil {
+			return env, err
+		}
 	}
 	s.Secrets = secrets.NewResolver(secrets.Config{Store: s.Store, Log: cfg.Log, Recheck: recheck})
 	s.onClose(func() error { s.Secrets.Close(); return nil })
@@ -139,28 +148,6 @@ func (s *stack) unlock(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// openCertificates opens the CA and writes the bundle. It makes sure that upstreams are not believed on our own word.
-func (s *stack) openCertificates(cfg *stackConfig) (err error) {
-	if s.Authority, err = certs.Open(authorityDir(cfg.State)); err != nil {
-		return err
-	}
-	cfg.Own = s.Authority.Certificate()
-	path := cfg.Bundle
-	if path == "" {
-		path = bundlePath(cfg.State)
-	}
-	if s.Bundle, err = certs.WriteBundle(path, s.Authority, cfg.Inherited); err != nil {
-		return err
-	}
-	if s.Bundle.Roots == 0 {
-		cfg.Log.Warn("this system has no root certificates: clients can only reach hosts that rules name; install ca-certificates, or set SSL_CERT_FILE")
-	}
-	if cfg.Roots == nil {
-		cfg.Roots, err = s.Authority.UpstreamRoots(os.Getenv("SSL_CERT_FILE"))
-	}
-	return err
 }
 
 func (s *stack) onClose(f func() error) { s.closers = append(s.closers, f) }
@@ -215,7 +202,7 @@ func isDir(path string) bool {
 
 // tokenClient asks token endpoints: directly, for the environment's proxy may be this one; over verified TLS; and never
 // somewhere else, for a redirect would carry the client's secret along.
-func tokenClient(roots *x509.CertPool, own *x509.Certificate) *http.Client {
+func tokenClient(roots *x509.CertPool, own func(*x509.Certificate) bool) *http.Client {
 	return &http.Client{
 		Timeout:       30 * time.Second,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },

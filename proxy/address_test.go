@@ -316,7 +316,7 @@ func TestOwnCAIsNotBelieved(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p := startProxy(t, own, rule, func(cfg *Config, _ *limits) {
-				cfg.Own = own.cert
+				cfg.Own = own.cert.Equal
 				if name == "tls" {
 					cfg.Roots = newTestCA(t, "other").pool
 				}

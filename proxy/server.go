@@ -56,9 +56,9 @@ type Config struct {
 	Log     *slog.Logger      // nil: slog.Default
 	Roots   *x509.CertPool    // upstream roots; nil: the system's
 
-	// Own is the certificate of the CA behind Leaf. Upstreams are not believed on its word, whatever Roots and the rules'
-	// tls fields hold. Nil: there is none.
-	Own *x509.Certificate
+	// Own reports whether a certificate is the CA's behind Leaf, or was signed by it. Upstreams are not believed on its
+	// word, whatever Roots and the rules' tls fields hold. Nil: there is none.
+	Own func(*x509.Certificate) bool
 
 	resolver *net.Resolver // of the tests; nil: net.DefaultResolver
 

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -24,7 +23,7 @@ const maxTransports = 64
 // limits on where they may go.
 type transports struct {
 	roots   *x509.CertPool
-	own     *x509.Certificate
+	own     func(*x509.Certificate) bool
 	dialer  *dialer
 	secrets *secrets.Resolver
 	base    *pool
@@ -121,19 +120,15 @@ func (t *transports) tlsConfig(settings *rules.TLS) *tls.Config {
 
 var errOwnCA = errors.New("the certificate is signed by credproxy's own CA")
 
-// NotOwn returns a tls.Config's VerifyConnection that believes no server on the word of the CA own, or of one that own
-// has signed. Whoever can use that CA's key on this machine could otherwise stand between the proxy and any server.
-func NotOwn(own *x509.Certificate) func(tls.ConnectionState) error {
+// NotOwn returns a tls.Config's VerifyConnection that believes no server on the word of a CA whose certificates own
+// knows. Whoever can use that CA's key on this machine could otherwise stand between the proxy and any server.
+func NotOwn(own func(*x509.Certificate) bool) func(tls.ConnectionState) error {
 	if own == nil {
 		return nil
 	}
-	ours := func(c *x509.Certificate) bool {
-		return bytes.Equal(c.RawSubjectPublicKeyInfo, own.RawSubjectPublicKeyInfo) ||
-			bytes.Equal(c.RawIssuer, own.RawSubject) && c.CheckSignatureFrom(own) == nil
-	}
 	return func(state tls.ConnectionState) error {
 		for _, chain := range state.VerifiedChains {
-			if slices.ContainsFunc(chain, ours) {
+			if slices.ContainsFunc(chain, own) {
 				return errOwnCA
 			}
 		}
