@@ -81,6 +81,7 @@ func check(ctx context.Context, stdout, stderr io.Writer, o *options, asJSON boo
 		r.Rules = len(set.Rules())
 		r.Secrets, err = checkSecrets(ctx, o, s.Secrets, set)
 		if err == nil {
+			checkDestinations(ctx, s.Secrets, r.Secrets, set)
 			err = trySending(ctx, o, r.Secrets, set)
 		}
 	} else if file, ok := errors.AsType[*rules.FileError](err); ok {
@@ -118,7 +119,7 @@ func checkSecrets(ctx context.Context, o *options, resolver *secrets.Resolver, s
 	reports := []secretReport{}
 	for _, ref := range set.Refs() {
 		report := secretReport{Ref: ref.String(), Rules: usersOf(ref, set), OK: true}
-		_, err := resolver.Resolve(ctx, ref)
+		_, err := resolver.Resolve(secrets.Unsent(ctx), ref)
 		if errors.Is(err, context.Canceled) {
 			return nil, err
 		}
@@ -161,7 +162,7 @@ func trySending(ctx context.Context, o *options, reports []secretReport, set *ru
 			if marker, ok := inject.MarkerOf(c); ok {
 				marker.Example(req)
 			}
-			_, err := c.Apply(req.WithContext(ctx))
+			_, err := c.Apply(req.WithContext(secrets.For(ctx, host)))
 			if errors.Is(err, context.Canceled) {
 				return err
 			}

@@ -37,6 +37,7 @@ var exitCodes = map[string]int{
 
 	"secret_missing":      4,
 	"secret_denied":       4,
+	"secret_misdirected":  4,
 	"secret_timeout":      4,
 	"secret_corrupt":      4,
 	"secret_unavailable":  4,

@@ -87,7 +87,7 @@ func logIn(ctx context.Context, stderr io.Writer, o *options, name string, flags
 		return err
 	}
 	// What cannot be stored should show before a person goes to the trouble of signing in.
-	if _, err := s.Secrets.Resolve(ctx, l.Kept); err != nil && !errors.Is(err, secrets.ErrNotFound) && !errors.Is(err, secrets.ErrCorrupt) {
+	if _, err := s.Secrets.Resolve(secrets.Unsent(ctx), l.Kept); err != nil && !errors.Is(err, secrets.ErrNotFound) && !errors.Is(err, secrets.ErrCorrupt) {
 		return err
 	}
 	sign := &signIn{

@@ -42,7 +42,7 @@ func logOut(ctx context.Context, stderr io.Writer, o *options, name string) erro
 	if err != nil {
 		return err
 	}
-	_, err = s.Secrets.Resolve(ctx, l.Kept)
+	_, err = s.Secrets.Resolve(secrets.Unsent(ctx), l.Kept)
 	if errors.Is(err, secrets.ErrNotFound) {
 		fmt.Fprintf(stderr, "nobody is signed in for rule %s; nothing is changed\n", name)
 		return nil
@@ -80,7 +80,7 @@ func revoke(ctx context.Context, resolver *secrets.Resolver, l *inject.Login) (w
 	if u, err := url.Parse(server.RevocationURL); err == nil {
 		where = u.Host
 	}
-	return where, resolver.Rotate(ctx, l.Kept, func(ctx context.Context, current secrets.Value) (secrets.Value, error) {
+	return where, resolver.Rotate(l.Towards(ctx, server), l.Kept, func(ctx context.Context, current secrets.Value) (secrets.Value, error) {
 		return secrets.Value{}, client.Revoke(ctx, server.RevocationURL, secret, oauth.ReadSignIn(current))
 	})
 }

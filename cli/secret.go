@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -25,15 +26,20 @@ A running proxy uses a new value at once.`,
 
 func newSecretSetCommand(o *options) *cobra.Command {
 	var from valueSource
+	var to hostChoice
 	cmd := &cobra.Command{
 		Use:        "set NAME",
 		SuggestFor: []string{"add", "put", "store", "new", "create"},
 		Short:      "Store a secret, from a hidden prompt or from stdin",
 		Long: `set stores a secret in the keyring and reads it back. The value comes from a hidden prompt, or from stdin if that is
 not a terminal. It is never an argument: other users could see it, and the shell would keep it. One newline at its
-end is taken off.`,
+end is taken off.
+
+With --host the secret can go nowhere else, whatever the rules say: not itself, and no token that it is exchanged for.
+At a terminal set asks for the hosts of a new secret. A new value for an old secret keeps the hosts.`,
 		Example: `  credproxy secret set github
   pass show github | credproxy secret set github
+  credproxy secret set github --host api.github.com --host '*.github.com'
   credproxy secret set github --from-env GITHUB_TOKEN
   credproxy secret set google --from-file service-account.json`,
 		Args:              exactly(1),
@@ -42,15 +48,20 @@ end is taken off.`,
 			if err := from.check(cmd.Flags().Changed); err != nil {
 				return err
 			}
-			return setSecret(cmd.Context(), cmd.ErrOrStderr(), o, args[0], from)
+			if err := to.check(); err != nil {
+				return err
+			}
+			return setSecret(cmd.Context(), cmd.ErrOrStderr(), o, args[0], from, to)
 		},
 	}
 	cmd.Flags().StringVar(&from.env, "from-env", "", "take the value of this environment `variable`")
 	cmd.Flags().StringVar(&from.file, "from-file", "", "take the content of this `file`; - is stdin")
+	cmd.Flags().StringArrayVar(&to.hosts, "host", nil, "a `host` that it may be sent to, or *.domain; can be given again")
+	cmd.Flags().BoolVar(&to.any, "any-host", false, "it may be sent wherever a rule says")
 	return cmd
 }
 
-func setSecret(ctx context.Context, stderr io.Writer, o *options, name string, from valueSource) error {
+func setSecret(ctx context.Context, stderr io.Writer, o *options, name string, from valueSource, to hostChoice) error {
 	if err := checkSecretName("set", name); err != nil {
 		return err
 	}
@@ -62,7 +73,16 @@ func setSecret(ctx context.Context, stderr io.Writer, o *options, name string, f
 	if err != nil {
 		return err
 	}
-	replaced, err := store.Put(ctx, name, value)
+	if to, err = to.ask(ctx, stderr, o, store, name, from); err != nil {
+		return err
+	}
+	put := store.Put // keeps the hosts
+	if to.any || len(to.hosts) > 0 {
+		put = func(ctx context.Context, name string, v secrets.Value) (bool, error) {
+			return store.Bind(ctx, name, v, to.hosts)
+		}
+	}
+	replaced, err := put(ctx, name, value)
 	if err != nil {
 		return err
 	}
@@ -79,7 +99,7 @@ func newSecretListCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:        "list",
 		SuggestFor: []string{"ls", "get", "show"},
-		Short:      "List the names of the stored secrets",
+		Short:      "List the names of the stored secrets, and where they may be sent",
 		Args:       noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return listSecrets(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), o, asJSON)
@@ -98,6 +118,12 @@ func listSecrets(ctx context.Context, stdout, stderr io.Writer, o *options, asJS
 	if err != nil {
 		return err
 	}
+	for i, info := range list {
+		if list[i].Hosts, err = store.Hosts(ctx, info.Name); errors.Is(err, context.Canceled) {
+			return err
+		}
+		list[i].Unread = err != nil
+	}
 	if asJSON {
 		if list == nil {
 			list = []secrets.Info{}
@@ -110,11 +136,17 @@ func listSecrets(ctx context.Context, stdout, stderr io.Writer, o *options, asJS
 	}
 	w := tabwriter.NewWriter(stdout, 0, 0, 3, ' ', 0)
 	for _, info := range list {
-		updated := ""
+		updated, to := "", "to any host"
 		if !info.Updated.IsZero() {
 			updated = "\t" + info.Updated.Local().Format(time.DateTime)
 		}
-		fmt.Fprintf(w, "%s%s\n", info.Name, updated)
+		switch {
+		case info.Unread:
+			to = "cannot be read"
+		case len(info.Hosts) > 0:
+			to = "to " + strings.Join(info.Hosts, ", ")
+		}
+		fmt.Fprintf(w, "%s%s\t%s\n", info.Name, updated, to)
 	}
 	return w.Flush()
 }

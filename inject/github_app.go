@@ -67,7 +67,7 @@ func newGitHubApp(s githubAppSettings, _ *yaml.Node, env Env) (method, strict.Er
 	g.ask = g.ofInstallation
 	g.blame = "app_id"
 	g.renew = func(ctx context.Context) (oauth.Token, error) {
-		t, err := g.ask(ctx)
+		t, err := g.ask(secrets.For(ctx, hostname(base)))
 		return t, g.explain(ctx, err)
 	}
 	return g, nil

@@ -37,11 +37,21 @@ func LoginOf(c Credential) *Login {
 // Client reads what the authorization server has to be told and where it is. secret is empty for a client that has
 // none.
 func (l *Login) Client(ctx context.Context) (client oauth.Client, secret secrets.Value, server oauth.Server, err error) {
-	client, secret, err = l.g.asClient(ctx)
-	if err == nil {
-		server, err = l.g.endpoints(ctx)
+	if server, err = l.g.endpoints(ctx); err == nil {
+		client, secret, err = l.g.asClient(l.Towards(ctx, server))
 	}
 	return client, secret, server, l.g.explain(ctx, err)
+}
+
+// Towards says that secrets go to the server, each of whose endpoints gets some.
+func (l *Login) Towards(ctx context.Context, server oauth.Server) context.Context {
+	var hosts []string
+	for _, endpoint := range []string{server.TokenURL, server.DeviceURL, server.RevocationURL} {
+		if host := hostname(endpoint); host != "" {
+			hosts = append(hosts, host)
+		}
+	}
+	return secrets.For(ctx, hosts...)
 }
 
 // Explain adds to an error of the server what to do about it.
@@ -107,6 +117,8 @@ func (g *grant) tokenKey(ctx context.Context) (string, error) {
 	v, err := g.env.Secrets.Resolve(ctx, g.login.Kept)
 	last := g.signedIn.Load()
 	switch {
+	case errors.Is(err, secrets.ErrMisdirected):
+		return "", err
 	case errors.Is(err, secrets.ErrNotFound):
 		if last != nil {
 			g.env.Tokens.Drop(last.key)

@@ -228,7 +228,11 @@ func (s clientSettings) grant(typ string, env Env, refs ...secrets.Ref) *grant {
 		g.show(typ, env.Certificate)
 	}
 	g.renew = func(ctx context.Context) (oauth.Token, error) {
-		t, err := g.ask(ctx)
+		ctx, err := g.towards(ctx)
+		var t oauth.Token
+		if err == nil {
+			t, err = g.ask(ctx)
+		}
 		return t, g.explain(ctx, err)
 	}
 	return g
@@ -269,8 +273,42 @@ func fingerprint(typ string, c oauth.Client, refs []secrets.Ref, more ...any) st
 	return hex.EncodeToString(sum[:])
 }
 
+// towards says that secrets go to the token endpoint.
+func (g *grant) towards(ctx context.Context) (context.Context, error) {
+	server, err := g.endpoints(ctx)
+	if err != nil {
+		return ctx, err
+	}
+	if server.TokenURL == "" { // the key says it, before it is used
+		return ctx, nil
+	}
+	return secrets.For(ctx, hostname(server.TokenURL)), nil
+}
+
+// may reports whether a token that was made of the grant's secrets may go where ctx says: a secret's hosts are also those of
+// what it is exchanged for.
+func (g *grant) may(ctx context.Context) error {
+	for _, ref := range g.refs {
+		if err := g.env.Secrets.May(ctx, ref); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // token is a token that is good now.
 func (g *grant) token(ctx context.Context) (oauth.Token, error) {
+	t, err := g.renewed(ctx)
+	if err == nil {
+		err = g.may(ctx)
+	}
+	if err != nil {
+		return oauth.Token{}, err
+	}
+	return t, nil
+}
+
+func (g *grant) renewed(ctx context.Context) (oauth.Token, error) {
 	key, err := g.tokenKey(ctx)
 	if err != nil {
 		return oauth.Token{}, err
@@ -304,6 +342,13 @@ func (g *grant) Reject(used []secrets.Value) {
 }
 
 func (*grant) asksServer() {}
+
+func (g *grant) sendsTo() []string {
+	if g.issuer != "" || g.host == "" {
+		return nil // a server says it, or the key
+	}
+	return []string{hostname("https://" + g.host)}
+}
 
 func (g *grant) Targets() []Target {
 	from := g.host

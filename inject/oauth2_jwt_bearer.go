@@ -76,6 +76,9 @@ func (g *grant) assert(ctx context.Context, a *asserter, claims map[string]any) 
 		return oauth.Token{}, &oauth.Error{Why: "the rule has no token_url, and its key is not the JSON of a service account, which would have one",
 			Next: "write token_url in the rules file"}
 	}
+	if err := g.may(secrets.For(ctx, hostname(client.TokenURL))); err != nil { // the key itself may have said where it goes
+		return oauth.Token{}, err
+	}
 	all := map[string]any{"aud": client.TokenURL}
 	if issuer := cmp.Or(key.email, client.ID); issuer != "" {
 		all["iss"] = issuer

@@ -85,7 +85,15 @@ func newSession(s sessionSettings, at *yaml.Node, env Env) (method, strict.Error
 	o.login.Away = o.leadsAway
 	o.key = fingerprint("session", o.client, o.refs, o.login.URL, o.login.Kind, o.login.Cookie, o.login.Token, o.login.Lifetime,
 		o.login.Success, o.login.Page, o.login.Hidden, o.away, s.Login.shape())
-	o.renew = o.signIn
+	o.renew = func(ctx context.Context) (oauth.Token, error) {
+		ctx = secrets.For(ctx, hostname(o.login.URL))
+		for _, ref := range o.refs { // before the page with the form is asked for
+			if _, err := o.env.Secrets.Resolve(ctx, ref); errors.Is(err, secrets.ErrMisdirected) {
+				return oauth.Token{}, err
+			}
+		}
+		return o.signIn(ctx)
+	}
 	return o, nil
 }
 

@@ -2,6 +2,7 @@ package inject
 
 import (
 	"context"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -24,6 +25,25 @@ func (e Env) useAs(ctx context.Context, ref secrets.Ref, what string, bad func(s
 		return secrets.Value{}, &secrets.Error{Op: "use", Ref: ref.String(), Kind: secrets.ErrInvalid, Why: why, Next: replaceHint(ref, what)}
 	}
 	return v, nil
+}
+
+// hostname is the host of an URL, without its port.
+func hostname(rawURL string) string {
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		return ""
+	}
+	return u.Hostname()
+}
+
+// SendsTo lists the hosts, beside that of the request, that c sends secrets to, as far as the rules alone say so.
+func SendsTo(c Credential) []string {
+	if wrapped, ok := c.(interface{ special() method }); ok {
+		if s, ok := wrapped.special().(interface{ sendsTo() []string }); ok {
+			return s.sendsTo()
+		}
+	}
+	return nil
 }
 
 // replaceHint says how to put a new value, described by what, where ref points.

@@ -5,6 +5,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/credproxy/credproxy/secrets"
 )
 
 const (
@@ -44,8 +46,11 @@ func exchangeOf(ctx context.Context) *exchange { return ctx.Value(exchangeKey{})
 
 // Value is that of context.Context.
 func (c *requestContext) Value(key any) any {
-	if key == (exchangeKey{}) {
+	switch key {
+	case exchangeKey{}:
 		return c.exchange
+	case secrets.DestinationKey{}:
+		return secrets.Destination(c.exchange.target.host)
 	}
 	return c.Context.Value(key)
 }

@@ -68,6 +68,7 @@ var failures = index(
 	failure{internal, 500, "proxy_internal_error", "credproxy failed"},
 	failure{plainHTTP, 502, "http_request_denied", "No credential over plain http"},
 	failure{"secret_missing", 502, "proxy_configuration_error", "Secret missing"},
+	failure{"secret_misdirected", 403, "http_request_denied", "Secret not for this destination"},
 	failure{"secret_denied", 502, "proxy_configuration_error", "Secret not readable"},
 	failure{"secret_corrupt", 502, "proxy_configuration_error", "Stored secret damaged"},
 	failure{"secret_invalid", 502, "proxy_configuration_error", "Secret cannot be sent"},

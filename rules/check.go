@@ -15,6 +15,12 @@ import (
 	"golang.org/x/net/publicsuffix"
 )
 
+// CheckHost says what is wrong with a host as a rule would have it, a name or *.domain in canonical form, or nothing.
+func CheckHost(text string) (problem string) {
+	_, problem = parseHost(text)
+	return problem
+}
+
 // parseHost reads a rule's host. problem says what to write instead; it repeats neither user information nor a
 // path.
 func parseHost(text string) (p hostPattern, problem string) {

@@ -90,7 +90,7 @@ func (t *TLS) Roots(base *x509.CertPool) *x509.CertPool {
 // ClientCertificate is the certificate of t with its key, which must not be asked for if t has none. The error does not
 // quote the key.
 func (t *TLS) ClientCertificate(ctx context.Context, from *secrets.Resolver) (*tls.Certificate, error) {
-	key, err := from.Resolve(ctx, t.Key)
+	key, err := from.Resolve(secrets.Unsent(ctx), t.Key) // TLS proves that it is there, and does not send it
 	if err != nil {
 		return nil, err
 	}

@@ -19,6 +19,7 @@ type envelope struct {
 	Value   string    `json:"value"`
 	Created time.Time `json:"created,omitzero"`
 	Updated time.Time `json:"updated,omitzero"`
+	Hosts   []string  `json:"hosts,omitempty"` // where it may be sent; none: anywhere
 
 	// Of rotation: the value before the last one, the mark of a renewal under way, and, for a value kept beside a
 	// reference that cannot be written, the fingerprint of what the reference said when rotation began.
@@ -26,6 +27,9 @@ type envelope struct {
 	Intent   *intent `json:"intent,omitempty"`
 	Original string  `json:"original,omitempty"`
 }
+
+// value is the item's value, as far as it may go.
+func (e envelope) value() Value { return NewValue(e.Value).bound(e.Hosts) }
 
 // An intent says that a renewal began. Found later, it says that one did not end.
 type intent struct {

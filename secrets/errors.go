@@ -16,6 +16,7 @@ var (
 	ErrFailed      = errors.New("cannot be read")
 	ErrCorrupt     = errors.New("stored but unreadable")
 	ErrInvalid     = errors.New("not usable as a secret")
+	ErrMisdirected = errors.New("not for this destination")
 	ErrTooLarge    = errors.New("too large")
 	ErrConflict    = errors.New("in use by another process")
 )
@@ -33,6 +34,7 @@ var slugs = []struct {
 	{ErrFailed, "secret_unavailable", "credproxy check"},
 	{ErrCorrupt, "secret_corrupt", "store it anew: credproxy secret set NAME"},
 	{ErrInvalid, "secret_invalid", "put a value there that is text, on one line"},
+	{ErrMisdirected, "secret_misdirected", "check the hosts of the rule, or see where the secret may go: credproxy secret list"},
 	{ErrTooLarge, "secret_too_large", "use a key or a token, not a document"},
 	{ErrConflict, "secret_conflict", "try again"},
 	{context.Canceled, "secret_timeout", "try again"}, // whoever asked has gone

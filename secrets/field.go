@@ -146,7 +146,7 @@ func pick(ref Ref, whole Value) (Value, error) {
 	case s == "":
 		return Value{}, &Error{Kind: ErrInvalid, Why: "field " + ref.Field + " is empty"}
 	}
-	return NewValue(s), nil
+	return NewValue(s).bound(whole.hosts), nil
 }
 
 // nextFor is the next command to type after a failure, or "".

@@ -35,7 +35,7 @@ func fetchKeyring(ctx context.Context, st *Store, ref Ref) (Value, error) {
 	if err != nil {
 		return Value{}, err
 	}
-	return NewValue(item.Value), nil
+	return item.value(), nil
 }
 
 var errNoStore = &Error{Kind: ErrUnavailable, Why: "no keyring is open"}

@@ -43,6 +43,7 @@ type Resolver struct {
 	epoch    int // counts Forget
 	entries  map[Ref]entry
 	rejected map[Ref]time.Time
+	bound    map[Ref][]string   // where values may go that were resolved so far, if not anywhere
 	unsaved  map[string]unsaved // by name in the store
 }
 
@@ -91,6 +92,7 @@ func NewResolver(cfg Config) *Resolver {
 		slots:    map[string]chan struct{}{},
 		entries:  map[Ref]entry{},
 		rejected: map[Ref]time.Time{},
+		bound:    map[Ref][]string{},
 		unsaved:  map[string]unsaved{},
 	}
 	if r.log == nil {
@@ -103,9 +105,20 @@ func NewResolver(cfg Config) *Resolver {
 	return r
 }
 
-// Resolve returns the value of ref. It waits no longer than ctx; the fetch itself goes on for others. The error,
-// if any, is an *Error.
+// Resolve returns the value of ref, if that may go where ctx says (For). It waits no longer than ctx; the fetch itself goes
+// on for others. The error, if any, is an *Error.
 func (r *Resolver) Resolve(ctx context.Context, ref Ref) (Value, error) {
+	v, err := r.resolve(ctx, ref)
+	if err != nil {
+		return Value{}, err
+	}
+	if err := checkDestination(ctx, v.hosts); err != nil {
+		return Value{}, withNext(asError("resolve", ref, err), ref)
+	}
+	return v, nil
+}
+
+func (r *Resolver) resolve(ctx context.Context, ref Ref) (Value, error) {
 	src := sourceOf(ref.Scheme)
 	if src == nil {
 		return Value{}, &Error{Op: "resolve", Kind: ErrInvalid, Why: "the reference names nothing"}
@@ -189,6 +202,9 @@ func (r *Resolver) load(src *source, ref Ref, mark stamp, epoch int) entry {
 			clear(r.entries)
 		}
 		r.entries[ref] = e
+		if e.err == nil {
+			r.note(ref, e.value.hosts)
+		}
 	}
 	return e
 }

@@ -65,7 +65,13 @@ func (r *Resolver) rotate(ctx context.Context, ref Ref, renew func(context.Conte
 	if err != nil {
 		return err
 	}
+	r.mu.Lock()
+	r.note(ref, item.Hosts)
+	r.mu.Unlock()
 	current, err := p.get(item)
+	if err == nil {
+		err = checkDestination(ctx, item.Hosts)
+	}
 	if err != nil {
 		return err
 	}
@@ -110,7 +116,7 @@ func (r *Resolver) keep(ctx context.Context, p place, item envelope, current, ne
 		e.Why = "the new token could not be stored, and is kept in memory and tried again: " + e.Kind.Error() + ": " + e.Why
 		return e
 	}
-	r.announce(p, next)
+	r.announce(p, next.bound(item.Hosts))
 	return nil
 }
 
@@ -157,7 +163,7 @@ func (p place) get(item envelope) (Value, error) {
 	if p.beside {
 		return NewValue(item.Value), nil
 	}
-	return pick(p.ref, NewValue(item.Value))
+	return pick(p.ref, item.value())
 }
 
 // with is the item's whole value with next in it.
@@ -272,7 +278,7 @@ func (r *Resolver) withUnsaved(name string, stored Value, err error) (Value, err
 	case !ok:
 	case err == nil && fingerprint(stored.Reveal()) == u.replaces,
 		errors.Is(err, ErrLocked), errors.Is(err, ErrTimeout), errors.Is(err, ErrUnavailable):
-		return NewValue(u.item.Value), nil
+		return u.item.value(), nil
 	}
 	return stored, err
 }

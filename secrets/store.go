@@ -91,6 +91,24 @@ func (s *Store) Put(ctx context.Context, name string, v Value) (replaced bool, e
 	return s.PutRef(ctx, Ref{Scheme: "keyring", Name: name}, v)
 }
 
+// Bind is Put for a value that may be sent to hosts only; none are all hosts. Put itself keeps the hosts of the value before.
+func (s *Store) Bind(ctx context.Context, name string, v Value, hosts []string) (replaced bool, err error) {
+	if len(hosts) == 0 {
+		hosts = []string{}
+	}
+	return s.PutRef(ctx, Ref{Scheme: "keyring", Name: name}, v.bound(hosts))
+}
+
+// Hosts is where the secret name may be sent; none: anywhere.
+func (s *Store) Hosts(ctx context.Context, name string) ([]string, error) {
+	item, err := s.read(ctx, name)
+	if err != nil {
+		ref := Ref{Scheme: "keyring", Name: name}
+		return nil, withNext(asError("list", ref, err), ref)
+	}
+	return item.Hosts, nil
+}
+
 // PutRef is Put for what ref, which is in the keyring, names: with a field that one alone is set, in a new JSON object if
 // there is none.
 func (s *Store) PutRef(ctx context.Context, ref Ref, v Value) (replaced bool, err error) {
@@ -113,12 +131,15 @@ func (s *Store) set(ctx context.Context, ref Ref, v Value) (replaced bool, err e
 	}
 	defer unlock()
 	now := wall()
-	item := envelope{Value: v.Reveal(), Created: now, Updated: now}
+	item := envelope{Value: v.Reveal(), Created: now, Updated: now, Hosts: v.hosts}
 	old, err := s.read(ctx, ref.Name)
 	replaced = !errors.Is(err, ErrNotFound)
-	switch {
-	case err == nil && !old.Created.IsZero():
+	if err == nil && !old.Created.IsZero() {
 		item.Created = old.Created
+	}
+	switch {
+	case err == nil && v.hosts == nil: // nobody has said that it may go elsewhere
+		item.Hosts = old.Hosts
 	case err != nil && replaced && !errors.Is(err, ErrCorrupt):
 		return false, err
 	}
@@ -196,6 +217,10 @@ func (s *Store) List(ctx context.Context) ([]Info, error) {
 type Info struct {
 	Name    string    `json:"name"`
 	Updated time.Time `json:"updated,omitzero"` // zero if the backend cannot tell
+
+	// List leaves these to the caller: they stand beside the value.
+	Hosts  []string `json:"hosts,omitempty"`  // where it may be sent; none: anywhere
+	Unread bool     `json:"unread,omitempty"` // the hosts could not be read
 }
 
 // Unlock makes the file backend ready, so that a wrong or missing passphrase shows at once and not at the first

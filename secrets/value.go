@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 )
 
 const redacted = "[REDACTED]"
@@ -13,10 +14,13 @@ const redacted = "[REDACTED]"
 // A Value is a secret in plain text. Every verb, encoder and logger prints [REDACTED]; only Reveal gives
 // the text. The zero Value is the empty secret. The text sits behind a closure, so that printers that walk
 // unexported fields find a function and not the text.
-type Value struct{ reveal func() string }
+type Value struct {
+	reveal func() string
+	hosts  []string // where it may go; none: anywhere
+}
 
 // NewValue returns the Value of s.
-func NewValue(s string) Value { return Value{func() string { return s }} }
+func NewValue(s string) Value { return Value{reveal: func() string { return s }} }
 
 // Reveal returns the plain text. Call it only where bytes go on the wire or into a store.
 func (v Value) Reveal() string {
@@ -24,6 +28,15 @@ func (v Value) Reveal() string {
 		return ""
 	}
 	return v.reveal()
+}
+
+// Hosts is where v may be sent, as names and *.domain patterns; none: anywhere.
+func (v Value) Hosts() []string { return slices.Clone(v.hosts) }
+
+// bound is v that may be sent to hosts only.
+func (v Value) bound(hosts []string) Value {
+	v.hosts = hosts
+	return v
 }
 
 // IsZero reports whether v is empty.
