@@ -242,9 +242,14 @@ func TestClientsHaveRulesOfTheirOwn(t *testing.T) {
 	if out, err := s.command(t, "client", "rm", "reader").CombinedOutput(); err != nil {
 		t.Fatalf("%s, %v", out, err)
 	}
+	for end := time.Now().Add(10 * time.Second); send() != http.StatusForbidden; { // on a connection that is open: soon
+		if time.Now().After(end) {
+			t.Fatal("in the tunnel the token counts on after it was removed")
+		}
+	}
 	s.got()
 	if status := send(); status != http.StatusForbidden {
-		t.Errorf("in the tunnel, after the token was removed: got %d", status)
+		t.Errorf("in the tunnel, once more: got %d", status)
 	}
 	if out := s.fetch(t, reader.String(), "GET"); !strings.Contains(out, "wrong") {
 		t.Errorf("after the token was removed: got %q", out)

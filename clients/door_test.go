@@ -182,3 +182,33 @@ func TestStrangersAreBounded(t *testing.T) {
 		}
 	})
 }
+
+// On a connection that is open, a token that was removed stops counting within recheck; another token never counts for it.
+func TestRemovedTokenOnAnOpenConnection(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		valid := true
+		d := &Door{Tokens: func(name, token string) bool { return valid && One("ci", "right")(name, token) }}
+		ctx := d.Conn(t.Context(), nil)
+		ask := func(token string) bool {
+			name, ok := d.Ask(asking(basic("ci:" + token)).WithContext(ctx))
+			return ok && name == "ci"
+		}
+		if !ask("right") || ask("wrong") || !ask("right") {
+			t.Error("a wrong token counts, or a right one does not")
+		}
+		valid = false
+		time.Sleep(recheck)
+		if ask("right") {
+			t.Error("the token counts after it was removed")
+		}
+		valid = true
+		if !ask("right") {
+			t.Error("the token does not count again")
+		}
+		valid = false
+		if d.Known(asking(basic("ci:right")).WithContext(d.Conn(t.Context(), nil))) {
+			t.Error("it counts on a new connection")
+		}
+	})
+}

@@ -117,7 +117,7 @@ func (s *Store) Add(name string, replace bool) (token string, err error) {
 	return token, nil
 }
 
-// Remove forgets a client. Its token stops counting with the next request.
+// Remove forgets a client. Its token stops counting with the next connection, and soon on those that are open.
 func (s *Store) Remove(name string) error {
 	if !ValidName(name) {
 		return ErrUnknown
