@@ -239,6 +239,9 @@ func TestClientsHaveRulesOfTheirOwn(t *testing.T) {
 	if status := send(); status != http.StatusOK {
 		t.Fatalf("in the tunnel: got %d", status)
 	}
+	if asked, _ := s.got(); !slices.Equal(asked, []string{"GET Bearer hunter2"}) {
+		t.Errorf("the API got %q", asked)
+	}
 	if out, err := s.command(t, "client", "rm", "reader").CombinedOutput(); err != nil {
 		t.Fatalf("%s, %v", out, err)
 	}
