@@ -146,12 +146,26 @@ func (b *responseBody) read(p []byte) (int, error) {
 // copyStream copies src to dst until it ends and returns how much it was. Between two TCP connections the kernel does
 // it (splice).
 func copyStream(dst io.Writer, src io.Reader) (int64, error) {
-	if to, ok := dst.(*net.TCPConn); ok {
+	if to := tcpOf(dst); to != nil {
+		if from := tcpOf(src); from != nil {
+			src = from
+		}
 		return to.ReadFrom(src)
 	}
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
 	return io.CopyBuffer(onlyWriter{dst}, onlyReader{src}, *buf)
+}
+
+// tcpOf is c's TCP connection if there is nothing between, or nil.
+func tcpOf(c any) *net.TCPConn {
+	switch c := c.(type) {
+	case *net.TCPConn:
+		return c
+	case *clientConn:
+		return c.TCPConn
+	}
+	return nil
 }
 
 type onlyWriter struct{ io.Writer }

@@ -92,7 +92,7 @@ func (h replayHijack) Unwrap() http.ResponseWriter { return h.ResponseWriter }
 func (h replayHijack) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := http.NewResponseController(h.ResponseWriter).Hijack()
 	if err != nil || rw.Reader.Buffered() == 0 {
-		return conn, rw, err // the bare *net.TCPConn, for splice(2)
+		return conn, rw, err // the bare *clientConn, for splice(2)
 	}
 	ahead, err := rw.Reader.Peek(rw.Reader.Buffered())
 	return &prefixConn{Conn: conn, prefix: slices.Clone(ahead)}, rw, err

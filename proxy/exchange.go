@@ -34,6 +34,7 @@ type exchange struct {
 	http10   bool               // and that HTTP/1.0
 	interims int                // answers with 1xx so far
 	upstream io.ReadWriteCloser // the upstream's side after a 101
+	stall    stallTimer         // ends writing to w if the client takes nothing
 	failed   error              // the upstream's body ended before its end
 	answered bool               // the head of the answer is written
 	hijacked bool
@@ -53,7 +54,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, client, scheme st
 	host := target.hostHeader(scheme)
 	x := &exchange{
 		server: s, w: w, client: client, target: target, upgrade: requestedUpgrade(r),
-		h1: r.ProtoMajor == 1, http10: !r.ProtoAtLeast(1, 1),
+		h1: r.ProtoMajor == 1, http10: !r.ProtoAtLeast(1, 1), stall: stallTimer{w: w, after: s.limits.stall},
 		event: audit.Event{Time: now(), Client: client, Method: r.Method, Host: host, Path: r.URL.EscapedPath()},
 	}
 	defer x.finish()
@@ -102,6 +103,10 @@ func reset(conn net.Conn) {
 			conn = c.Conn
 		case *prefixConn:
 			conn = c.Conn
+		case *clientConn:
+			_ = c.SetLinger(0)
+			_ = c.Close()
+			return
 		case *net.TCPConn:
 			_ = c.SetLinger(0)
 			_ = c.Close()
@@ -134,6 +139,9 @@ func (x *exchange) finish() {
 		x.event.Sent += x.body.count.Load()
 	}
 	x.server.cfg.Audit.Write(x.event)
+	if !x.hijacked {
+		x.server.limitLast(x.w)
+	}
 	if v != nil {
 		panic(http.ErrAbortHandler)
 	}
@@ -149,7 +157,11 @@ func (x *exchange) Header() http.Header { return x.w.Header() }
 func (x *exchange) Unwrap() http.ResponseWriter { return x.w }
 
 // Flush sends what is buffered.
-func (x *exchange) Flush() { _ = http.NewResponseController(x.w).Flush() }
+func (x *exchange) Flush() {
+	x.stall.begin()
+	defer x.stall.end()
+	_ = http.NewResponseController(x.w).Flush()
+}
 
 // Hijack always fails: goproxy asks for it after a 101, which WriteHeader has already served to its end.
 func (x *exchange) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, http.ErrHijacked }
@@ -179,6 +191,8 @@ func (x *exchange) Write(p []byte) (int, error) {
 	if x.hijacked {
 		return 0, http.ErrHijacked
 	}
+	x.stall.begin()
+	defer x.stall.end()
 	return x.w.Write(p)
 }
 
@@ -194,11 +208,13 @@ func (x *exchange) ReadFrom(src io.Reader) (n int64, err error) {
 	for {
 		got, readErr := src.Read(*buf)
 		if got > 0 {
+			x.stall.begin()
 			wrote, writeErr := x.w.Write((*buf)[:got])
 			n += int64(wrote)
 			if writeErr == nil && n != length && readErr == nil {
 				writeErr = flusher.Flush()
 			}
+			x.stall.end()
 			if writeErr != nil {
 				x.event.Error = clientGone
 				return n, writeErr
@@ -238,7 +254,9 @@ func (x *exchange) interim(status int, header textproto.MIMEHeader) error {
 	if x.mask != nil {
 		scrubHeader(x.mask, h)
 	}
+	x.stall.begin()
 	x.w.WriteHeader(status)
+	x.stall.end()
 	clear(h)
 	return nil
 }

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -135,4 +136,73 @@ func underTLS(conn net.Conn) net.Conn {
 		return c.NetConn()
 	}
 	return conn
+}
+
+// A client that opens a tunnel and takes nothing of what comes through it is cut off. One that takes it slowly is not.
+func TestStalledTunnel(t *testing.T) {
+	t.Parallel()
+	const stall = 3 * time.Second
+	ca := newTestCA(t, "upstream")
+	gone := make(chan struct{}, 1)
+	endless := serveTCP(t, func(conn net.Conn) {
+		_, _ = io.Copy(conn, zeros{})
+		gone <- struct{}{}
+	})
+	slow := serveTCP(t, func(conn net.Conn) { _, _ = io.CopyN(conn, zeros{}, 32<<20) })
+	p := startProxy(t, ca, "  []\n", func(_ *Config, lim *limits) { lim.stall = stall })
+	conn := p.connect(t, "127.0.0.1:"+slow)
+	p.connect(t, "127.0.0.1:"+endless)
+	var n int64
+	tick := time.NewTicker(stall / 12)
+	defer tick.Stop()
+	for range 16 {
+		<-tick.C
+		got, err := io.CopyN(io.Discard, conn, 2<<20)
+		if n += got; err != nil {
+			t.Fatalf("the slow tunnel ended after %d bytes: %v", n, err)
+		}
+	}
+	within(t, signal(gone), "the end of the tunnel that nobody reads")
+	conn.Close()
+	eventually(t, "every slot to be free", func() bool { taken, _ := p.slots.counts(); return taken == 0 })
+}
+
+// 2,000 clients that connect and say nothing, or hold a tunnel open: those that find a slot wait, the others are told, whoever
+// is there already is served, and in the end nothing is left.
+func TestTwoThousandIdleConnections(t *testing.T) {
+	const clients = 2000
+	up := newTestCA(t, "upstream")
+	u := startUpstream(t, up, false, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "ok") })
+	p := startProxy(t, up, bearerRule(t, "leak.localhost", u.port), func(_ *Config, lim *limits) { lim.header = time.Minute })
+	c := p.client(t, false)
+	mustGet(t, c, u.url("leak.localhost", "/")) // and keeps its connection
+	goroutines, files := resources(t)
+	conns := make([]net.Conn, clients)
+	for i := range conns {
+		conns[i] = p.dialRaw(t)
+	}
+	// The first ones sit in their slots, so that the last ones are over.
+	eventually(t, "the slots to be taken", func() bool { taken, _ := p.slots.counts(); return taken == defaultLimits.conns })
+	first, last := conns[0], conns[clients-1]
+	if _, body := mustGet(t, c, u.url("leak.localhost", "/")); body != "ok" {
+		t.Errorf("a client that was there before got %q", body)
+	}
+	target := "leak.localhost:" + u.port
+	fmt.Fprintf(first, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", target, target)
+	if status, _ := readHead(t, first); !strings.Contains(status, " 200 ") {
+		t.Errorf("the first one got %s", status)
+	}
+	// It is told, or closed at once because too many others are being told.
+	if head, err := io.ReadAll(last); errors.Is(err, errTimeout) || len(head) > 0 && !strings.HasPrefix(string(head), "HTTP/1.1 503 ") {
+		t.Errorf("the last one got %q, %v", head, err)
+	}
+	for _, conn := range conns {
+		conn.Close()
+	}
+	const slack = 16
+	eventually(t, "everything to be as before", func() bool {
+		g, f := resources(t)
+		taken, _ := p.slots.counts()
+		return g <= goroutines+slack && f <= files+slack && taken == 1
+	})
 }

@@ -36,6 +36,7 @@ const (
 	loop                = "loop"
 	forbiddenAddress    = "forbidden_address"
 	browserRequest      = "browser_request"
+	tooManyConnections  = "too_many_connections"
 	credentialExists    = "credential_exists"
 	auditFailed         = "audit_failed"
 	upstreamTLS         = "upstream_tls"
@@ -92,6 +93,7 @@ var failures = index(
 	failure{upstreamTimeout, 504, "connection_timeout", "Upstream timed out"},
 	failure{clientGone, 502, "connection_terminated", "Client left"},
 	failure{auditFailed, 503, "proxy_internal_error", "Audit log not writable"},
+	failure{tooManyConnections, 503, "connection_limit_reached", "Too many connections"},
 	failure{loop, 508, "proxy_loop_detected", "Request loop"},
 )
 
@@ -260,6 +262,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, client string, e
 	known := explained(err)
 	f, header, body := refusal(known, "")
 	s.recordRefusal(r, client, known, f.status)
+	s.limitLast(w)
 	for name, values := range header {
 		w.Header()[name] = values
 	}
@@ -269,17 +272,22 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, client string, e
 	}
 }
 
-// refuseRaw answers a CONNECT on its hijacked connection and closes it. The reason phrase is what most clients show of
-// a refused CONNECT, so it carries the message.
+// refuseRaw answers a CONNECT on its hijacked connection and closes it.
 func (s *Server) refuseRaw(conn net.Conn, r *http.Request, client string, err error) {
 	known := explained(err)
-	f, header, body := refusal(known, "")
-	s.recordRefusal(r, client, known, f.status)
+	s.recordRefusal(r, client, known, failures[known.Slug()].status)
+	answerRaw(conn, known)
+}
+
+// answerRaw answers with err and closes conn. The reason phrase is what most clients show of a refused CONNECT, so it
+// carries the message.
+func answerRaw(conn net.Conn, err slugged) {
+	f, header, body := refusal(err, "")
 	// curl --proxy-anyauth waits on the same connection unless it is told that it closes.
 	header.Set("Connection", "close")
 	header.Set("Proxy-Connection", "close")
 	var b strings.Builder
-	fmt.Fprintf(&b, "HTTP/1.1 %d %s\r\n", f.status, reasonPhrase(known))
+	fmt.Fprintf(&b, "HTTP/1.1 %d %s\r\n", f.status, reasonPhrase(err))
 	_ = header.Write(&b)
 	b.WriteString("\r\n")
 	b.Write(body)
@@ -299,16 +307,21 @@ func (s *Server) refuseClient(w http.ResponseWriter, r *http.Request) {
 	if known, ok := err.(stranger); ok && known.Drop() {
 		panic(http.ErrAbortHandler)
 	}
+	s.refuseConnect(w, r, "", err)
+}
+
+// refuseConnect answers a CONNECT, or a plain request, before it is looked at.
+func (s *Server) refuseConnect(w http.ResponseWriter, r *http.Request, client string, err error) {
 	if r.Method != http.MethodConnect {
-		s.refuse(w, r, "", err)
+		s.refuse(w, r, client, err)
 		return
 	}
 	conn, _, hijackErr := replayHijack{w}.Hijack()
 	if hijackErr != nil {
-		s.refuse(w, r, "", err)
+		s.refuse(w, r, client, err)
 		return
 	}
-	s.refuseRaw(conn, r, "", err)
+	s.refuseRaw(conn, r, client, err)
 }
 
 // reasonPhrase is err as a reason phrase: printable ASCII, short enough for a terminal line.

@@ -28,9 +28,17 @@ type limits struct {
 	header   time.Duration // until the whole head of a request, or the TLS handshake, is there
 	idle     time.Duration // between two requests
 	halfOpen time.Duration // how long one direction of a tunnel may go on after the other has ended
+	stall    time.Duration // how long a client may take nothing of what it is sent
+
+	conns   int // that all clients together have open
+	each    int // that one client has open
+	streams int // requests at once on an HTTP/2 connection
 }
 
-var defaultLimits = limits{header: 10 * time.Second, idle: 2 * time.Minute, halfOpen: 10 * time.Minute}
+var defaultLimits = limits{
+	header: 10 * time.Second, idle: 2 * time.Minute, halfOpen: 10 * time.Minute, stall: 5 * time.Minute,
+	conns: 1024, each: 512, streams: 100,
+}
 
 // Config is what a Server needs.
 type Config struct {
@@ -79,6 +87,7 @@ type Server struct {
 	transports *transports
 	serverTLS  *tls.Config
 	dialer     *dialer
+	slots      *slots  // for the connections of clients
 	live       connSet // hijacked connections, which no http.Server tracks
 	handlers   gate    // what Serve waits for at its end
 }
@@ -97,12 +106,13 @@ func newServer(cfg Config, lim limits) (*Server, error) {
 		cfg.Drain = 10 * time.Second
 	}
 	s := &Server{cfg: cfg, limits: lim, log: cfg.Log, masks: newMasks(), dialer: &dialer{resolver: cfg.resolver}, tunnels: newTunnelListener()}
+	s.slots = newSlots(lim.conns, lim.each)
 	s.transports = newTransports(&cfg, s.dialer)
 	s.serverTLS = s.newServerTLS()
 	s.engine = s.newEngine()
 	s.outer = s.newHTTPServer(http.HandlerFunc(s.serveOuter))
 	s.inner = s.newHTTPServer(http.HandlerFunc(s.serveInner))
-	s.outer.ConnContext = cfg.Conn
+	s.outer.ConnContext = s.withConn
 	s.inner.ConnContext = withTunnel
 	return s, nil
 }
@@ -130,7 +140,9 @@ func (s *Server) newHTTPServer(h http.Handler) *http.Server {
 		IdleTimeout:                  s.limits.idle,
 		MaxHeaderBytes:               maxHeaderBytes,
 		DisableGeneralOptionsHandler: true,
-		ErrorLog:                     slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		// Floods of resets, settings, pings and continuations are ended by net/http (TestHTTP2Floods).
+		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: s.limits.streams, WriteByteTimeout: s.limits.stall},
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 }
 
@@ -140,7 +152,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	s.dialer.refuse(l.Addr())
 	failed := make(chan error, 2)
 	var wg sync.WaitGroup
-	wg.Go(func() { failed <- s.outer.Serve(l) })
+	wg.Go(func() { failed <- s.outer.Serve(s.limited(l)) })
 	wg.Go(func() { failed <- s.inner.Serve(s.tunnels) })
 	var err error
 	select {
@@ -187,6 +199,9 @@ func (s *Server) serveOuter(w http.ResponseWriter, r *http.Request) {
 		s.notProxied(w, r)
 	case !ok:
 		s.refuseClient(w, r)
+	case !admitted(r, client):
+		w.Header().Set("Connection", "close")
+		s.refuseConnect(w, r, client, tooMany())
 	case r.Method == http.MethodConnect:
 		s.engine.ServeHTTP(replayHijack{w}, r.WithContext(withClient(r.Context(), client)))
 	default:
@@ -210,6 +225,7 @@ func (s *Server) servePlain(w http.ResponseWriter, r *http.Request, client strin
 
 // notProxied is the one answer to requests for the proxy itself, such as from a browser.
 func (s *Server) notProxied(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Connection", "close") // it has no business here, and does not keep a slot
 	s.refuse(w, r, "", faultf(badRequest, "this is a proxy; send it requests with an absolute URL or CONNECT"))
 }
 
