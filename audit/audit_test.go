@@ -180,14 +180,19 @@ func TestNilLog(t *testing.T) {
 
 func TestEncodingIsEncodingJSONs(t *testing.T) {
 	t.Parallel()
-	for _, e := range []Event{
+	for i, e := range []Event{
 		{},
-		{Time: time.Unix(1, 5).UTC(), Client: "run", Method: "GET", Host: "a:1", Path: "/<&>\"\\\x00é\xff", Rule: "r", Decision: "inject", Reason: "x\ny",
+		{Time: time.Unix(1, 5).UTC(), Client: "run", Method: "GET", Host: "a:1", Path: "/<&>\"\\\x00é\xff", Rule: "r", Decision: "inject", Reason: "x\ny", Trial: "no_rule",
 			Inject: []string{"bearer", "basic"}, Secrets: []string{"keyring:a#b"}, Status: 200, Sent: 1, Received: -2, Duration: time.Second, Error: "loop"},
 	} {
 		want, err := json.Marshal(e)
 		if err != nil {
 			t.Fatal(err)
+		}
+		for f, v := range reflect.ValueOf(e).Fields() {
+			if i == 1 && v.IsZero() {
+				t.Errorf("no event here has %s", f.Name)
+			}
 		}
 		if got := e.appendJSON(nil); string(got) != string(want) {
 			t.Errorf("got  %s\nwant %s", got, want)

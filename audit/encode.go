@@ -27,6 +27,7 @@ func (e *Event) appendJSON(b []byte) []byte {
 	b = appendNumber(b, "received", e.Received)
 	b = appendNumber(b, "duration_ns", int64(e.Duration))
 	b = appendField(b, "error", e.Error, true)
+	b = appendField(b, "trial", e.Trial, true)
 	return append(b, '}')
 }
 
