@@ -61,6 +61,23 @@ func TestImportsGoOneWay(t *testing.T) {
 	}
 }
 
+// TestOnlyTheDemoSignsForAnyHost: certs.Open is for servers of the demo and of tests.
+func TestOnlyTheDemoSignsForAnyHost(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("*/*.go")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") || file == filepath.Join("cli", "demo_sample.go") {
+			continue
+		}
+		if data, err := os.ReadFile(file); err != nil || strings.Contains(string(data), "certs.Open(") {
+			t.Errorf("%s calls certs.Open (%v)", file, err)
+		}
+	}
+}
+
 // TestNoDebugHandlersInTheBinary: no profiler or debug page is in the binary.
 func TestNoDebugHandlersInTheBinary(t *testing.T) {
 	t.Parallel()

@@ -82,6 +82,9 @@ func (a *Authority) Prepare(ctx context.Context, domains []string) error {
 	}
 	a.refused.Store(nil)
 	err := a.issue(ctx, r, due)
+	if errors.Is(err, errReplaced) && a.current() != r {
+		return a.Prepare(ctx, domains)
+	}
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
@@ -155,13 +158,17 @@ func (a *Authority) issueOnce(ctx context.Context, r *root, domain string) error
 		}
 	}
 	err := a.issue(ctx, r, []string{domain})
-	if err == nil {
+	switch {
+	case err == nil:
 		a.refused.Store(nil)
-	} else {
+	case !errors.Is(err, errReplaced):
 		a.refused.Store(&refusal{err, time.Now().Add(issuePause).Round(0)})
 	}
 	return err
 }
+
+// errReplaced says that the root is not the one in force any more: the next look finds the new one.
+var errReplaced = errors.New("the local CA has just been replaced")
 
 // issue makes intermediates for those of domains that still lack one once the lock is held.
 func (a *Authority) issue(ctx context.Context, r *root, domains []string) error {
@@ -177,8 +184,13 @@ func (a *Authority) issue(ctx context.Context, r *root, domains []string) error 
 	if len(domains) == 0 {
 		return nil
 	}
-	if id, err := a.folder.load(); err != nil || id.name != r.name {
-		return &Error{Text: "the local CA has just been replaced", Next: "try again"}
+	id, err := a.folder.load()
+	if err != nil {
+		return err
+	}
+	if id.name != r.name {
+		a.looked.Store(0)
+		return errReplaced
 	}
 	key, err := a.folder.rootKey(ctx, r.identity)
 	if err != nil {

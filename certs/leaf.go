@@ -34,7 +34,13 @@ func (a *Authority) Leaf(host string) (*tls.Certificate, error) {
 	if leaf, ok := r.leaves.Get(host); ok && fresh(leaf.Leaf) {
 		return leaf, nil
 	}
-	return a.mintOnce(r, host, domain)
+	leaf, err := a.mintOnce(r, host, domain)
+	if errors.Is(err, errReplaced) {
+		if next := a.current(); next != r {
+			return a.mintOnce(next, host, domain)
+		}
+	}
+	return leaf, err
 }
 
 func fresh(leaf *x509.Certificate) bool {

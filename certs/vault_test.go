@@ -314,6 +314,30 @@ func TestRotate(t *testing.T) {
 	})
 }
 
+// A host that is new in the same moment does not meet the old root, whose key is gone.
+func TestRotateBeforeAnybodyLooked(t *testing.T) {
+	t.Parallel()
+	for name, first := range map[string]func(a *Authority) error{
+		"connection": func(a *Authority) error { _, err := a.Leaf("api.example.com"); return err },
+		"reload":     func(a *Authority) error { return a.Prepare(context.Background(), []string{"api.example.com"}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir() + "/ca"
+			synctest.Test(t, func(t *testing.T) { // no time passes
+				a, _ := openIn(t, dir, nil)
+				if err := (Config{Dir: dir}).Rotate(context.Background()); err != nil {
+					t.Fatal(err)
+				}
+				if err := first(a); err != nil {
+					t.Fatal(err)
+				}
+				mustLeaf(t, a, "api.example.com")
+			})
+		})
+	}
+}
+
 // TestRotateMendsWhatIsBroken: it is the way out of every error.
 func TestRotateMendsWhatIsBroken(t *testing.T) {
 	t.Parallel()
