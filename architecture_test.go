@@ -18,7 +18,7 @@ const module = "github.com/credproxy/credproxy"
 // arrows says who may import whom. Nothing else may.
 var arrows = map[string][]string{
 	"":                  {"cli"},
-	"cli":               {"proxy", "certs", "audit", "rules", "inject", "oauth", "secrets", "clients", "internal/strict"},
+	"cli":               {"proxy", "certs", "audit", "rules", "inject", "oauth", "secrets", "clients", "sandbox", "internal/strict"},
 	"proxy":             {"rules", "inject", "audit", "secrets", "internal/mask"},
 	"rules":             {"inject", "secrets", "internal/strict"},
 	"inject":            {"oauth", "secrets", "internal/strict"},
@@ -28,6 +28,7 @@ var arrows = map[string][]string{
 	"certs":             {},
 	"audit":             {},
 	"clients":           {},
+	"sandbox":           {},
 	"internal/mask":     {},
 	"internal/strict":   {},
 	"internal/testneed": {},

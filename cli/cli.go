@@ -15,15 +15,19 @@ import (
 	"strings"
 
 	"github.com/credproxy/credproxy/internal/strict"
+	"github.com/credproxy/credproxy/sandbox"
 	"github.com/credproxy/credproxy/secrets"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
 
 // Main runs the command line args (without the program's name) and returns the exit status. If this process was
-// started as the keyring helper, it serves that operation instead.
+// started as the keyring helper, or as the first one of a sandbox, it serves as that instead.
 func Main(args []string) int {
 	if code, ok := secrets.RunHelper(); ok {
+		return code
+	}
+	if code, ok := sandbox.RunInit(); ok {
 		return code
 	}
 	// What net/http has to say goes to log's standard logger: bytes that an upstream sent unasked, and with GODEBUG all

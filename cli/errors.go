@@ -20,6 +20,7 @@ const (
 	slugNoProxy      = "no_proxy"
 	slugNoHome       = "no_home"
 	slugPortInUse    = "port_in_use"
+	slugSandbox      = "no_sandbox"
 	slugState        = "state_unusable"
 	slugInput        = "input"
 	slugNotRunnable  = "not_runnable"

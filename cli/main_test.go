@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/credproxy/credproxy/sandbox"
 	"github.com/credproxy/credproxy/secrets"
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -22,6 +23,9 @@ import (
 // TestMain makes this binary the credproxy of the scripts, and the programs that they run behind it.
 func TestMain(m *testing.M) {
 	if code, ok := secrets.RunHelper(); ok { // credproxy starts itself as the keyring helper
+		os.Exit(code)
+	}
+	if code, ok := sandbox.RunInit(); ok { // or as the first process of a sandbox
 		os.Exit(code)
 	}
 	testscript.Main(m, map[string]func(){

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -21,6 +22,7 @@ import (
 	"github.com/credproxy/credproxy/clients"
 	"github.com/credproxy/credproxy/internal/strict"
 	"github.com/credproxy/credproxy/rules"
+	"github.com/credproxy/credproxy/sandbox"
 	"github.com/credproxy/credproxy/secrets"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -33,8 +35,9 @@ const (
 )
 
 type runFlags struct {
-	quiet, summary, deny bool
-	as                   string
+	quiet, summary, deny, sandbox bool
+
+	as string
 }
 
 func newRunCommand(o *options) *cobra.Command {
@@ -68,6 +71,7 @@ credproxy client add has made. No token is needed for that; each run has its own
 	cmd.Flags().BoolVar(&f.summary, "summary", false, "print a summary at the end (default if stderr is a terminal)")
 	cmd.Flags().BoolVar(&f.deny, "deny-unmatched", false, "refuse what no rule matches, whatever the rules file says")
 	cmd.Flags().StringVar(&f.as, "as", clients.Run, "`name` of the command in rules' clients and in the audit log")
+	cmd.Flags().BoolVar(&f.sandbox, "sandbox", false, "give the program no other network than the proxy, and hide the keyring from it (Linux)")
 	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "print no summary and no reloads")
 	return cmd
 }
@@ -77,14 +81,23 @@ func run(ctx context.Context, stderr io.Writer, o *options, f runFlags, args []s
 	if err != nil {
 		return err
 	}
+	var box *sandbox.Box
+	var inside net.Listener
+	if f.sandbox {
+		if box, err = startSandbox(); err != nil {
+			return err
+		}
+		defer box.Close()
+		inside = box.Listener()
+	}
 	log := o.logger()
 	if err := harden(); err != nil {
 		log.Warn(err.Error()) // a sandbox may forbid it; the proxy works without
 	}
 	var counts summary
 	p, err := startPrivate(ctx, o, f.as, stackConfig{
-		Log:     log,
-		Deny:    f.deny,
+		Log:  log,
+		Deny: f.deny, Listener: inside,
 		Events:  []func(audit.Event){counts.add},
 		Changed: func(set *rules.Set, err error) { reportBrokenRules(stderr, f, err) },
 	})
@@ -95,7 +108,13 @@ func run(ctx context.Context, stderr io.Writer, o *options, f runFlags, args []s
 	if !f.quiet {
 		warnOfShadows(stderr, dropped)
 	}
-	status, err := runChild(path, args, env)
+	c := child{cmd: &exec.Cmd{Path: path, Args: args, Env: env, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}}
+	c.start, c.signal = c.cmd.Start, func(sig os.Signal) { _ = c.cmd.Process.Signal(sig) } // it has just ended if this fails
+	if box != nil {
+		c.cmd, c.signal = box.Command(), box.Signal
+		c.start = func() error { return launch(box, p.sandboxed(path, args, env)) }
+	}
+	status, err := c.run(args[0])
 	if closeErr := p.Close(); closeErr != nil {
 		report(stderr, closeErr) // the exit status stays the command's
 	}
@@ -148,6 +167,7 @@ type private struct {
 	*stack
 	id, name, token string
 	address         string
+	state, rules    string // folder, file
 	dir             string // for the files of this run
 	stop            context.CancelFunc
 	served          chan error
@@ -166,6 +186,7 @@ func startPrivate(ctx context.Context, o *options, name string, cfg stackConfig)
 	if p.dir, err = makeRunDir(cfg.State, p.id); err != nil {
 		return nil, err
 	}
+	p.state, p.rules = cfg.State, cfg.Rules
 	cfg.Backend = o.backend
 	// A bundle of its own: another run may have inherited other roots.
 	cfg.Bundle, cfg.Inherited = filepath.Join(p.dir, "bundle.pem"), inheritedRoots()
@@ -191,9 +212,11 @@ func (p *private) open(ctx context.Context, cfg stackConfig) (err error) {
 	if err := p.writeWgetrc(); err != nil {
 		return errors.Join(err, p.stack.Close())
 	}
-	l, err := listen("127.0.0.1:0", cfg.State, false)
-	if err != nil {
-		return errors.Join(err, p.stack.Close())
+	l := cfg.Listener
+	if l == nil {
+		if l, err = listen("127.0.0.1:0", cfg.State, false); err != nil {
+			return errors.Join(err, p.stack.Close())
+		}
 	}
 	ctx, p.stop = context.WithCancel(ctx)
 	p.address = l.Addr().String()
@@ -276,9 +299,15 @@ func makeRunDir(state, id string) (string, error) {
 	return dir, nil
 }
 
-// runChild runs the command to its end, handing on signals, and returns its exit status.
-func runChild(path string, args, env []string) (int, error) {
-	cmd := &exec.Cmd{Path: path, Args: args, Env: env, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
+// A child is the command that is to run: as a process of its own, or as the first one of a sandbox, which runs it.
+type child struct {
+	cmd    *exec.Cmd
+	start  func() error
+	signal func(os.Signal)
+}
+
+// run runs the command called name to its end, handing on signals, and returns its exit status.
+func (c child) run(name string) (int, error) {
 	signals := make(chan os.Signal, 16)
 	for _, sig := range passedOn {
 		// What is ignored from the start, as under nohup, is ignored by the child too. Let it be.
@@ -287,23 +316,26 @@ func runChild(path string, args, env []string) (int, error) {
 		}
 	}
 	defer signal.Stop(signals)
-	if err := cmd.Start(); err != nil {
-		return 0, notRunnable(args[0], statusNotExecutable, "it cannot be executed", "file "+quote(path))
+	if err := c.start(); err != nil {
+		if known, ok := errors.AsType[*failure](err); ok {
+			return 0, known
+		}
+		return 0, notRunnable(name, statusNotExecutable, "it cannot be executed", "file "+quote(name))
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	go func() { ended <- c.cmd.Wait() }()
 	for {
 		select {
 		case sig := <-signals:
 			// The terminal has sent its own to the child already.
 			if !fromTerminal(sig) || !inForeground() {
-				_ = cmd.Process.Signal(sig) // it has just ended if this fails
+				c.signal(sig)
 			}
 		case err := <-ended:
 			if _, exited := errors.AsType[*exec.ExitError](err); err != nil && !exited {
-				return 0, fmt.Errorf("running %s: %w", args[0], err)
+				return 0, fmt.Errorf("running %s: %w", name, err)
 			}
-			return statusOf(cmd.ProcessState), nil
+			return statusOf(c.cmd.ProcessState), nil
 		}
 	}
 }

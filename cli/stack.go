@@ -41,14 +41,15 @@ type stackConfig struct {
 	Bundle    string   // where to write the bundle of roots; "": beside the CA
 	Inherited []string // files of roots that belong into the bundle
 
-	Deny    bool                         // what no rule matches is refused, whatever the rules say
-	Door    *clients.Door                // who is asking; required
-	Changed func(*rules.Set, error)      // after each reload; nil: nobody cares
-	Events  []func(audit.Event)          // who sees each request
-	Roots   *x509.CertPool               // upstream roots; nil: the system's
-	Own     func(*x509.Certificate) bool // what our CA has made: no server is believed on its word; set by openCertificates
-	Drain   time.Duration                // for requests in flight at the end; 0: the proxy's default
-	Log     *slog.Logger
+	Listener net.Listener                 // of a sandbox; nil: a port of loopback
+	Deny     bool                         // what no rule matches is refused, whatever the rules say
+	Door     *clients.Door                // who is asking; required
+	Changed  func(*rules.Set, error)      // after each reload; nil: nobody cares
+	Events   []func(audit.Event)          // who sees each request
+	Roots    *x509.CertPool               // upstream roots; nil: the system's
+	Own      func(*x509.Certificate) bool // what our CA has made: no server is believed on its word; set by openCertificates
+	Drain    time.Duration                // for requests in flight at the end; 0: the proxy's default
+	Log      *slog.Logger
 }
 
 // A stack is everything between a rules file and a proxy that is ready to serve. Its owner closes it.
