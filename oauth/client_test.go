@@ -280,8 +280,8 @@ func TestTokenEndpointSlow(t *testing.T) {
 	}
 }
 
+// It does not run beside others: their servers could get the port on which this one no longer listens.
 func TestTokenEndpointDown(t *testing.T) {
-	t.Parallel()
 	srv := httptest.NewServer(http.NotFoundHandler())
 	c := &oauth.Client{HTTP: srv.Client(), TokenURL: srv.URL, ID: "id", Auth: oauth.AuthNone}
 	srv.Close()
