@@ -437,8 +437,8 @@ func TestBadTokenEndpoints(t *testing.T) {
 	}
 }
 
+// It does not run beside others: their servers could get the port on which this one no longer listens.
 func TestServerDownWhileTheTokenIsValid(t *testing.T) {
-	t.Parallel()
 	a := newAuthServer(t, true)
 	c, _, _ := newRefresher(t, a)
 	used := wantAuthorization(t, c, "Bearer access-1")
