@@ -1,6 +1,7 @@
 package inject_test
 
 import (
+	"bytes"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -271,17 +272,22 @@ func byteByByte(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// bomb is an answer of 1 GiB in less than 1 MiB.
-func bomb(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Content-Encoding", "gzip")
-	z := gzip.NewWriter(w)
-	for range 1 << 10 {
-		if _, err := z.Write(make([]byte, 1<<20)); err != nil {
-			return
-		}
+// newBomb is an answer of 64 MiB in 64 KiB.
+func newBomb(t *testing.T) http.HandlerFunc {
+	t.Helper()
+	var small bytes.Buffer
+	z := gzip.NewWriter(&small)
+	if _, err := z.Write(make([]byte, 64<<20)); err != nil {
+		t.Fatal(err)
 	}
-	_ = z.Close()
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Content-Encoding", "gzip")
+		_, _ = w.Write(small.Bytes())
+	}
 }
 
 // TestRotationIsStoredBeforeUse looks at the keyring at the moment when the upstream first sees the access token.
@@ -387,7 +393,7 @@ func TestBadTokenEndpoints(t *testing.T) {
 		{"down", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, "token_refresh_failed", "refresh-token-0", "reachable"},
 		{"slow", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, "token_timeout", "refresh-token-0", "reachable"},
 		{"byte by byte without end", byteByByte, "token_timeout", "refresh-token-0", "reachable"},
-		{"gzip bomb", bomb, "token_refresh_failed", "refresh-token-0", "check token_url"},
+		{"gzip bomb", newBomb(t), "token_refresh_failed", "refresh-token-0", "check token_url"},
 		{"redirect 308", redirect(308), "token_refresh_failed", "refresh-token-0", "check token_url"},
 		{"500", text(500, "text/plain", "oops"), "token_refresh_failed", "refresh-token-0", "again by itself"},
 		{"not JSON", text(200, "text/html", "<p>sign in"), "token_refresh_failed", "refresh-token-0", "check token_url"},
