@@ -417,7 +417,10 @@ func TestBadTokenEndpoints(t *testing.T) {
 			t.Parallel()
 			a := newAuthServer(t, true)
 			c, env, state := newRefresher(t, a)
-			env.HTTP.Timeout = 500 * time.Millisecond
+			env.HTTP.Timeout = 10 * time.Second
+			if tt.slug == "token_timeout" {
+				env.HTTP.Timeout = 500 * time.Millisecond
+			}
 			a.answers(tt.answer)
 			h, used, err := authorization(t.Context(), c)
 			if err == nil {
