@@ -73,7 +73,7 @@ func TestMockAnswersAsTold(t *testing.T) {
 			t.Errorf("status %d, want %d", resp.StatusCode, want)
 		}
 	}
-	if e := s.Events("token"); len(e) != 2 || strings.Join(e[0].Form, " ") != "grant_type scope" {
+	if e := s.Await(t, "token", 2); len(e) != 2 || strings.Join(e[0].Form, " ") != "grant_type scope" {
 		t.Errorf("events %v", e)
 	}
 }
