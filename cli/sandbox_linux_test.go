@@ -83,9 +83,10 @@ func TestRunSandbox(t *testing.T) {
 		if err := os.WriteFile(key, []byte("hunter2"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		sandboxed := func(script string) (string, error) {
+		sandboxed := func(dir, script string) (string, error) {
 			cmd := w.command(t, "run", "--sandbox", "--", sh, "-c", script)
 			cmd.Env = append(cmd.Env, "RULES="+w.rulesFile(), "STATE="+w.state(), "KEY="+key, "PORT="+w.port, "TEST_KEEP=yes")
+			cmd.Dir = dir
 			if unprivileged {
 				w.asNobody(t, cmd)
 			}
@@ -104,17 +105,20 @@ func TestRunSandbox(t *testing.T) {
 			{"the proxy, without the token", `HTTPS_PROXY=http://$(echo $HTTPS_PROXY | sed 's/.*@//') fetch https://localhost:$PORT/ >/dev/null 2>&1 || echo refused`, "refused"},
 			{"the bundle", `test -s "$SSL_CERT_FILE" && echo there`, "there"},
 			{"the rules", `cat $RULES >/dev/null && { echo x >> $RULES || echo x > $(dirname $RULES)/new || mv $RULES $RULES.old; } 2>/dev/null; echo $?`, "1"},
+			{"the rules, from their own folder", `(echo x >> rules.yaml || echo x > new) 2>/dev/null || echo closed`, "closed"},
+			{"the state, from its own folder", `cat audit.log >/dev/null 2>&1 || echo hidden`, "hidden"},
 			{"capabilities", `grep -E '^Cap(Prm|Eff|Bnd|Amb)' /proc/self/status | grep -v 0000000000000000; grep NoNewPrivs /proc/self/status`, "NoNewPrivs:\t1"},
 			{"taking the cover off", `umount $STATE 2>/dev/null; unshare -Urm umount $STATE 2>/dev/null; ls $STATE/keyring 2>/dev/null; echo $?`, "2"},
 			{"the environment that is left out", `echo "[$TOKEN][$TEST_KEEP]"`, "[][yes]"},
 		} {
-			got, err := sandboxed(tt.script)
+			from := map[string]string{"the rules, from their own folder": filepath.Dir(w.rulesFile()), "the state, from its own folder": w.state()}[tt.name]
+			got, err := sandboxed(from, tt.script)
 			if err != nil || got != tt.want && !strings.HasSuffix(got, "\n"+tt.want) { // the proxy's log may come before
 				t.Errorf("unprivileged %v, %s: %q, %v; want %q", unprivileged, tt.name, got, err, tt.want)
 			}
 		}
 		for script, want := range map[string]int{"exit 7": 7, "kill -TERM $$": 128 + 15, "sleep 100 & exit 3": 3} {
-			_, err := sandboxed(script)
+			_, err := sandboxed("", script)
 			if e, ok := err.(*exec.ExitError); !ok || e.ExitCode() != want {
 				t.Errorf("%s: %v, want %d", script, err, want)
 			}

@@ -100,6 +100,10 @@ func openNetwork(control *net.UnixConn) error {
 
 // arrangeMounts hides, keeps and protects what p says, and shows processes of the sandbox only.
 func arrangeMounts(p Program) error {
+	here, err := os.Getwd()
+	if err != nil {
+		return failed("asking for the current folder", err)
+	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return failed("making mounts private", err)
 	}
@@ -133,7 +137,11 @@ func arrangeMounts(p Program) error {
 			return failed("keeping "+path, err)
 		}
 	}
-	return nil
+	// By its name again: what lies under a cover is still there for whoever stands in it.
+	if os.Chdir(here) == nil {
+		return nil
+	}
+	return os.Chdir("/")
 }
 
 // hide puts an empty folder over a folder, and /dev/null over everything else.
